@@ -1,0 +1,30 @@
+# Everything is set up by these targets on a machine that has python3 (3.11 or later) with venv, make and git.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: install test lint demo clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# The main job on the embedded dataset: which region constraint earns its keep?
+demo: $(READY)
+	$(BIN)/python -m ram_tune.search constraints
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,333 @@
+"""One run, completely: a frozen, typed tree.
+
+Every field carries its meaning, the paper's symbol, its unit, where the default comes from and the default itself.
+Sources: [RMA] Wang et al., ICCV 2017 (the default of every field is the paper's, where it says one);
+[VGG] Simonyan and Zisserman, 2015; [ASL] Ridnik et al., ICCV 2021; *decided*: the papers are silent, the choice is ours.
+
+A field in `execution`, or marked "not hashed", says how or where a run is executed, not what it computes, and is left out
+of the fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RESULT_VERSION = 1
+"""Raised by hand whenever a change of the code changes what a configuration computes: it makes every fingerprint new."""
+
+NOT_HASHED: dict[str, Any] = {"hashed": False}
+"""Marks a field (or a group) that does not change what a run computes."""
+
+
+class Section(BaseModel):
+    """A frozen group of fields; unknown names are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class Data(Section):
+    """Which images, and how they reach the model."""
+
+    format: Literal["scenes", "voc", "coco", "table"] = Field(default="voc", json_schema_extra=NOT_HASHED)
+    """How the dataset is written down. Set by `--data`. Not hashed: the dataset's own fingerprint is. Default voc."""
+    name: str = Field(default="", json_schema_extra=NOT_HASHED)
+    """What the dataset is called in records. Set by `--data`. Not hashed. Default: the file's name or the format's."""
+    root: str = Field(default="", json_schema_extra=NOT_HASHED)
+    """Folder of the dataset (`--data-root`). Not hashed. Default: none; `scenes` is rendered into the cache folder."""
+    file: str = Field(default="", json_schema_extra=NOT_HASHED)
+    """A single CSV or COCO JSON with all images, for one's own data. Not hashed. Default: none, the format's own layout."""
+    train_split: str = Field(default="trainval", json_schema_extra=NOT_HASHED)
+    """Images to learn from. Not hashed (covered by the dataset's fingerprint). [RMA] VOC 2007 trainval."""
+    selection_split: str = Field(default="", json_schema_extra=NOT_HASHED)
+    """Images that choose the epoch, steer a search and calibrate. Empty: drawn from train. Not hashed. *Decided*."""
+    test_split: str = Field(default="test", json_schema_extra=NOT_HASHED)
+    """Images read once, when a run is finished. Not hashed. [RMA] VOC 2007 test."""
+    selection_fraction: float = Field(default=0.1, gt=0, lt=1, json_schema_extra=NOT_HASHED)
+    """Share of train drawn for selection, seeded and stratified, when no selection split is named. Not hashed. *Decided*: 0.1."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, json_schema_extra=NOT_HASHED)
+    """Share of a single `data.file` drawn for test when the file names no splits. Not hashed. *Decided*: 0.2."""
+    split_seed: int = Field(default=0, ge=0, json_schema_extra=NOT_HASHED)
+    """Seed of every draw of images (limit, selection, test), apart from the run's seed. Not hashed. Default 0."""
+    limit: int = Field(default=0, ge=0, json_schema_extra=NOT_HASHED)
+    """At most so many images of each split, drawn seeded; 0: all. Not hashed. Default 0."""
+    image_size: int = Field(default=512, ge=32, le=4096)
+    """Side to which an image is resized, aspect ratio not kept. N, pixels. [RMA] 512 or 640. Default 512."""
+    crop_margin: int = Field(default=64, ge=0)
+    """A crop is a square of side N minus this. Pixels. [RMA] 64."""
+    crop: Literal["pixels", "map"] = "pixels"
+    """What is cropped: the image, or the cached conv map of a frozen backbone in whole cells. *Decided*: pixels."""
+    mirror: bool = True
+    """Mirror half of the training images left to right. [RMA] on."""
+    max_image_pixels: int = Field(default=100_000_000, gt=0, json_schema_extra=NOT_HASHED)
+    """Images with more pixels are refused before they are decoded. Not hashed. *Decided*: 100 million."""
+
+
+class Backbone(Section):
+    """Image to feature map."""
+
+    name: str = "vgg16"
+    """`small` (five VGG-shaped blocks for a CPU), or any torchvision classification model. [RMA] vgg16."""
+    layer: str = ""
+    """Graph node whose output is the feature map. Empty: the known one (VGG: ReLU of the last convolution, conv5_3). [RMA]."""
+    weights: str = "IMAGENET1K_V1"
+    """A torchvision weights name, a file with a state dict, or `none`. A file counts by its content. [RMA] ImageNet."""
+    trainable: Literal["all", "last_block", "none"] = "all"
+    """Which of its layers learn. [RMA] all."""
+    freeze_batch_norm: bool = True
+    """Keep BatchNorm's statistics and affine parameters as loaded, where there are any. *Decided*: on."""
+
+
+class Model(Section):
+    """Feature map to label scores."""
+
+    name: Literal["rma", "whole_image"] = "rma"
+    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. [RMA] rma."""
+    regions: int = Field(default=5, ge=1, le=64)
+    """Attended regions per image. K. [RMA] 5."""
+    sample_size: int = Field(default=7, ge=1, le=64)
+    """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
+    projection_size: int = Field(default=4096, ge=1)
+    """Width of W_fx, and of fc6 and fc7 in stage 1. *Decided*: 4096, fc6's width; 512 is the CPU choice."""
+    hidden_size: int = Field(default=512, ge=1)
+    """Width of the LSTM's h and c. *Decided*: 512."""
+    feature_size: int = Field(default=512, ge=1)
+    """Width of z, the region feature that is scored and from which the next region is found. *Decided*: 512."""
+    cell: Literal["paper", "standard"] = "paper"
+    """`paper`: h = o*c; `standard`: h = o*tanh(c). [RMA] paper."""
+    localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
+    """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on x_k (and on fc6 and fc7 in stage 1). Probability. *Decided*: 0."""
+    backbone: Backbone = Backbone()
+    """Image to feature map."""
+
+
+class Loss(Section):
+    """What is minimised: L = L_cls + gamma * (l_S + lambda1 * l_A + lambda2 * l_P), [RMA] equations 6 to 11."""
+
+    classification: Literal["euclidean", "bce", "asymmetric"] = "euclidean"
+    """L_cls: squared distance of softmax and y/|y|, binary cross-entropy, or [ASL]. [RMA] euclidean."""
+    anchor: bool = True
+    """A: pull regions 2..K to K-1 anchors on a circle. [RMA] on."""
+    scale: bool = True
+    """S: keep |sx|, |sy| below alpha. [RMA] on."""
+    positive: bool = True
+    """P: keep sx, sy above beta, so that nothing is mirrored. [RMA] on."""
+    anchor_radius: float = Field(default=math.sqrt(2) / 2, gt=0)
+    """Radius of the anchors' circle; 1 is half the crop. [RMA] sqrt(2)/2."""
+    scale_threshold: float = Field(default=0.5, gt=0)
+    """Largest half-size that costs nothing. alpha. [RMA] 0.5."""
+    positive_threshold: float = Field(default=0.1, ge=0)
+    """Smallest signed half-size that costs nothing. beta. [RMA] 0.1."""
+    anchor_weight: float = Field(default=0.01, ge=0)
+    """lambda1. [RMA] 0.01."""
+    positive_weight: float = Field(default=0.1, ge=0)
+    """lambda2. [RMA] 0.1."""
+    localization_weight: float = Field(default=0.1, ge=0)
+    """gamma. [RMA] 0.1."""
+    asymmetric_positive_focus: float = Field(default=0.0, ge=0)
+    """Focusing exponent of present labels, gamma+ of [ASL]. Default 0."""
+    asymmetric_negative_focus: float = Field(default=4.0, ge=0)
+    """Focusing exponent of absent labels, gamma- of [ASL]. Default 4."""
+    asymmetric_margin: float = Field(default=0.05, ge=0, lt=1)
+    """Probability below which an absent label costs nothing, m of [ASL]. Default 0.05."""
+
+
+class Training(Section):
+    """How it is minimised."""
+
+    epochs: int = Field(default=45, ge=1)
+    """Passes over train. [RMA] 45."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images per optimiser step, over all workers. [RMA] 16."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Adam's step size. [RMA] 1e-5."""
+    lr_steps: tuple[int, ...] = (30,)
+    """Epochs after which the learning rate is multiplied by `lr_factor`. [RMA] after 30."""
+    lr_factor: float = Field(default=0.1, gt=0)
+    """See `lr_steps`. [RMA] 0.1."""
+    localization_lr_multiplier: float = Field(default=1.0, ge=0)
+    """Learning rate of the layer that says the next region, relative to the others. *Decided*: 1."""
+    backbone_lr_multiplier: float = Field(default=1.0, ge=0)
+    """Learning rate of the backbone, relative to the others. [RMA] 1."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates. [RMA] 0.9 and 0.999."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty of Adam. *Decided*: 0."""
+    clip_norm: float = Field(default=0.0, ge=0)
+    """Largest norm of the gradient; 0: not clipped. *Decided*: 0."""
+    select_by: Literal["loss", "mAP", "CF1", "OF1"] = "loss"
+    """Quantity on the selection split whose best epoch is kept. [RMA] lowest loss."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of the forward pass: autocast to bfloat16 where the device has it, or single. *Decided*: bf16."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of weights, order, crops and mirrors. Default 0."""
+
+
+class Stage1(Section):
+    """Training of the whole-image head (and backbone) that RMA starts from; what is not here is as in `training`."""
+
+    epochs: int = Field(default=10, ge=0)
+    """Passes over train; 0: no stage 1, RMA starts from the backbone's weights alone. *Decided*: 10."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Adam's step size. *Decided*: as [RMA], 1e-5."""
+    lr_steps: tuple[int, ...] = ()
+    """As `training.lr_steps`. *Decided*: none."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images per optimiser step. *Decided*: as [RMA], 16."""
+    classification: Literal["euclidean", "bce", "asymmetric"] = "euclidean"
+    """L_cls of stage 1. [RMA] the same, euclidean."""
+    trainable: Literal["all", "last_block", "none"] = "all"
+    """Which layers of the backbone learn in stage 1. [RMA] all."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of stage 1, apart from the run's: runs of several seeds share one stage 1. Default 0."""
+
+
+class Evaluation(Section):
+    """How scores become numbers."""
+
+    top_k: int = Field(default=3, ge=1)
+    """Labels an image may be given at most. [RMA] 3."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Probability a given label must reach. [RMA] 0.5."""
+    normalize: bool = True
+    """Rank images by log softmax(s) where L_cls is euclidean: it does not see a constant added to all scores of an image,
+    so raw ones do not compare between images. *Decided*: on (VOC subset of the README: mAP 0.67 instead of 0.56)."""
+
+
+class Execution(Section):
+    """How a run is carried out. Nothing in here is hashed."""
+
+    device: str = "auto"
+    """`auto`: a GPU where there is one; or a torch device. Default auto."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs reserved for one worker. Default 1."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs reserved for one worker. Default 0."""
+    accumulate: int = Field(default=1, ge=1)
+    """Pieces in which a batch is processed, to save memory. Default 1."""
+    evaluation_batch_size: int = Field(default=32, ge=1)
+    """Images per forward pass when nothing is learned. Default 32."""
+    threads: int = Field(default=0, ge=0)
+    """Torch threads; 0: as many as the process may use. Default 0."""
+
+
+class Config(Section):
+    """One run, completely. A run's identity is (search, generation, fingerprint)."""
+
+    data: Data = Data()
+    """Which images, and how they reach the model."""
+    model: Model = Model()
+    """Feature map to label scores."""
+    loss: Loss = Loss()
+    """What is minimised."""
+    training: Training = Training()
+    """How it is minimised."""
+    stage1: Stage1 = Stage1()
+    """What RMA starts from."""
+    evaluation: Evaluation = Evaluation()
+    """How scores become numbers."""
+    execution: Execution = Field(default=Execution(), json_schema_extra=NOT_HASHED)
+    """How the run is carried out. Not hashed."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Config:
+        data, backbone = self.data, self.model.backbone
+        if data.crop_margin >= data.image_size:
+            raise ValueError(
+                f"data.crop_margin: found {data.crop_margin}; expected less than data.image_size ({data.image_size}), "
+                "else the crop is empty. Lower the margin or raise the size."
+            )
+        if data.crop == "map" and backbone.trainable != "none":
+            raise ValueError(
+                f"data.crop: found map with model.backbone.trainable={backbone.trainable}; expected trainable=none: "
+                "cached maps are those of a backbone that does not change. Set model.backbone.trainable=none or data.crop=pixels."
+            )
+        return self
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted field name → plain value (tuples as lists), in the order of the tree."""
+        return dict(_leaves(self.model_dump(mode="json")))
+
+    def fingerprint(self, contents: Mapping[str, str]) -> str:
+        """Canonical hash (16 hex digits) of what the run computes.
+
+        `contents` are the fingerprints of the files the run reads, by name: `dataset`, and `weights` where
+        `model.backbone.weights` is a file (its content then counts, not its path). Fields equal to their defaults do not
+        enter, so adding a field with a default changes no hash.
+        """
+        default = Config().flat()
+        unhashed = {name for name, info in fields() if not info["hashed"]}
+        if "weights" in contents:
+            unhashed.add("model.backbone.weights")
+        changed = {name: v for name, v in self.flat().items() if name not in unhashed and v != default[name]}
+        return digest({"result_version": RESULT_VERSION, "fields": changed, "contents": dict(contents)})
+
+    def stage1_config(self) -> Config | None:
+        """The run that trains stage 1 of this one, or None where there is none: an ordinary whole-image run.
+
+        Everything that only the regions need is at its default, so that arms which differ there share one stage 1.
+        """
+        if self.model.name == "whole_image" or self.stage1.epochs == 0:
+            return None
+        first = self.stage1
+        kept = {"epochs", "learning_rate", "lr_steps", "batch_size", "seed"}
+        backbone = self.model.backbone.model_copy(update={"trainable": first.trainable})
+        crop = self.data.crop if first.trainable == "none" else "pixels"
+        return Config(
+            data=self.data.model_copy(update={"crop": crop}),
+            model=Model(
+                name="whole_image",
+                sample_size=self.model.sample_size,
+                projection_size=self.model.projection_size,
+                dropout=self.model.dropout,
+                backbone=backbone,
+            ),
+            loss=Loss(classification=first.classification),
+            training=self.training.model_copy(
+                update={**first.model_dump(include=kept), "localization_lr_multiplier": 1.0}
+            ),
+            evaluation=self.evaluation,
+            execution=self.execution,
+        )
+
+
+def digest(value: object, digits: int = 16) -> str:
+    """SHA-256 of `value` written as canonical JSON, its first hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def file_digest(path: Path, digits: int = 16) -> str:
+    """SHA-256 of a file's bytes, its first hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:digits]
+
+
+def fields(section: type[Section] = Config, prefix: str = "", hashed: bool = True) -> Iterator[tuple[str, dict]]:
+    """Every leaf field: (dotted name, {description, default, annotation, hashed})."""
+    for name, info in section.model_fields.items():
+        counts = hashed and info.json_schema_extra != NOT_HASHED
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from fields(kind, f"{prefix}{name}.", counts)
+        else:
+            about = {"description": info.description, "default": info.default, "annotation": kind, "hashed": counts}
+            yield f"{prefix}{name}", about
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

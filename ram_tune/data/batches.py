@@ -1,0 +1,121 @@
+"""Crops, mirrors and order: cached arrays become batches, the same ones for any number of workers.
+
+Legend: B images, S side of a crop in pixels, C H W feature map, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ram_tune.config import Data
+
+
+class Batch(NamedTuple):
+    """What one rank sees of one step."""
+
+    inputs: Tensor  # (B, S, S, 3) uint8 pixels, or (B, C, h, w) bfloat16 maps
+    targets: Tensor  # (B, L) float32
+    indices: Tensor  # (B,) int64: which images
+    crops: Tensor  # (B, 4) int64: left, top, side in pixels of the upright N×N image; 1 if mirrored after cropping
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; from pinned memory the copy overlaps with computation."""
+        return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one role as they lie in the cache."""
+
+    array: np.ndarray  # (n, N, N, 3) uint8 images, or (n, views, C, H, W) uint16 bits of bfloat16 maps
+    targets: np.ndarray  # (n, L) bool
+    data: Data
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def crop(self, indices: np.ndarray, crops: np.ndarray) -> Batch:
+        """Cut `crops` (B, 4) out of the images `indices` (B,)."""
+        cut = self._map if self.data.crop == "map" else self._pixels
+        inputs = torch.stack([cut(i, *crop) for i, crop in zip(indices.tolist(), crops.tolist(), strict=True)])
+        if torch.cuda.is_available():
+            inputs = inputs.pin_memory()
+        targets = torch.from_numpy(self.targets[indices].astype(np.float32))
+        return Batch(inputs, targets, torch.from_numpy(indices), torch.from_numpy(crops))
+
+    def _pixels(self, index: int, left: int, top: int, side: int, mirrored: int) -> Tensor:
+        piece = torch.from_numpy(self.array[index, top : top + side, left : left + side].copy())
+        return piece.flip(1) if mirrored else piece
+
+    def _map(self, index: int, left: int, top: int, side: int, mirrored: int) -> Tensor:
+        stride = self.data.image_size // self.array.shape[-1]
+        if mirrored:  # the same pixels, seen from the mirrored image's own left edge
+            left = self.data.image_size - side - left
+        x, y, cells = left // stride, top // stride, side // stride
+        piece = self.array[index, mirrored, :, y : y + cells, x : x + cells]
+        return torch.from_numpy(piece.copy()).view(torch.bfloat16)
+
+
+def training_batches(
+    source: Source, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """One epoch in random order with random crops and mirrors (METHOD 1), this rank's share of every global batch.
+
+    All draws come from (seed, epoch) for the whole dataset, so the number of workers changes none of them. The last,
+    smaller batch is kept; where it does not divide by `world`, it is filled up with images from the epoch's start, since
+    ranks with unequal work would wait for one another for ever.
+    """
+    n, data = len(source), source.data
+    draw = np.random.default_rng((seed, epoch))
+    order = draw.permutation(n)
+    unit = cell(source)
+    corners = draw.integers(0, data.crop_margin // unit, size=(n, 2), endpoint=True) * unit
+    side = np.full((n, 1), data.image_size - data.crop_margin)
+    mirrored = draw.integers(0, 2, size=(n, 1)) * int(data.mirror)
+    crops = np.concatenate([corners, side, mirrored], axis=1)
+    parts = []
+    for start in range(0, n, batch_size):
+        part = order[start : start + batch_size]
+        part = np.concatenate([part, np.resize(order, -len(part) % world)])
+        parts.append(part[rank::world])
+    yield from _ahead(source, parts, crops)
+
+
+def evaluation_batches(source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """Every image of this rank's share once, in order, cropped in the centre (METHOD 6: a single crop)."""
+    n, data = len(source), source.data
+    unit = cell(source)
+    corner = data.crop_margin // 2 // unit * unit
+    crops = np.tile([corner, corner, data.image_size - data.crop_margin, 0], (n, 1))
+    own = np.arange(rank, n, world)
+    yield from _ahead(source, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], crops)
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Optimiser steps of one epoch."""
+    return -(-n // batch_size)
+
+
+def cell(source: Source) -> int:
+    """Pixels by which crops can move: one, or the stride of a cached map."""
+    return source.data.image_size // source.array.shape[-1] if source.data.crop == "map" else 1
+
+
+def _ahead(source: Source, parts: list[np.ndarray], crops: np.ndarray) -> Iterator[Batch]:
+    """The batches of `parts`, each cut by a second thread while the one before is being used."""
+    if not parts:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(source.crop, parts[0], crops[parts[0]])
+        for part in parts[1:]:
+            batch = waiting.result()
+            waiting = pool.submit(source.crop, part, crops[part])
+            yield batch
+        yield waiting.result()

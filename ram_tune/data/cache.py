@@ -1,0 +1,146 @@
+"""Images resized once, and a frozen backbone's maps of them: memory-mapped arrays that every run on the machine shares.
+
+Legend: n images, N image side in pixels, C H W feature map.
+
+An array is written under a temporary name and renamed when it is whole, by one process while the others wait. Its name
+is a fingerprint of all that went into it, so an array is never stale; what is no longer wanted can simply be deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ram_tune.config import Data, digest
+from ram_tune.data.annotations import Annotations, sizes
+from ram_tune.data.images import load_image
+from ram_tune.errors import BadInput
+from ram_tune.options import make_folder
+
+CACHE_VERSION = 1
+"""Raised by hand when the content of cached arrays changes."""
+
+Advance = Callable[[int], None]
+"""Told after every piece how many more images are done."""
+
+
+def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.ndarray:
+    """(n, N, N, 3) uint8, read-only and memory-mapped: the images resized to N×N, aspect ratio not kept (METHOD 1).
+
+    Raises BadInput for absent or broken images and for a disk without room.
+    """
+    N = data.image_size
+    key = digest(
+        {
+            "version": CACHE_VERSION,
+            "root": str(annotations.root.resolve()),
+            "images": list(zip(annotations.paths, sizes(annotations), strict=True)),
+            "size": N,
+        }
+    )
+
+    def fill(array: np.ndarray, advance: Advance) -> None:
+        def one(item: tuple[int, Path]) -> BadInput | None:
+            index, path = item
+            try:
+                image = load_image(path, data.max_image_pixels)
+            except BadInput as error:
+                return error
+            array[index] = np.asarray(image.resize((N, N), Image.Resampling.BILINEAR))
+            advance(1)
+            return None
+
+        # Pillow decodes and resizes outside Python's global lock.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            broken = [error for error in pool.map(one, enumerate(annotations.files())) if error]
+        if broken:
+            others = f" ({len(broken) - 1} more images cannot be used either.)" if len(broken) > 1 else ""
+            first = broken[0]
+            raise BadInput(first.where, found=first.found, expected=first.expected, remedy=first.remedy + others)
+
+    shape = (len(annotations), N, N, 3)
+    return _shared(cache_dir / f"images-{N}-{key}.npy", shape, np.uint8, fill, f"resizing {len(annotations)} images")
+
+
+def feature_maps(
+    images: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor], encoder: str, mirror: bool, cache_dir: Path
+) -> np.ndarray:
+    """(n, 1 or 2, C, H, W) uint16, memory-mapped: the bits of the bfloat16 maps of each image and, if asked, its mirror.
+
+    `images` is what `resized_images` gave, `encode` maps (b, N, N, 3) uint8 to (b, C, H, W), `encoder` is its fingerprint.
+    """
+    images_file = Path(str(getattr(images, "filename", "")))
+    key = digest({"version": CACHE_VERSION, "images": images_file.stem, "encoder": encoder, "mirror": mirror})
+    C, H, W = encode(torch.from_numpy(images[:1].copy())).shape[1:]
+    views = 2 if mirror else 1
+
+    def fill(array: np.ndarray, advance: Advance) -> None:
+        step = 8
+        for start in range(0, len(images), step):
+            batch = torch.from_numpy(images[start : start + step].copy())
+            for view in range(views):
+                maps = encode(batch.flip(2) if view else batch).to(torch.bfloat16).contiguous().cpu()
+                array[start : start + step, view] = maps.view(torch.uint16).numpy()
+            advance(len(batch))
+
+    shape = (len(images), views, C, H, W)
+    return _shared(cache_dir / f"maps-{key}.npy", shape, np.uint16, fill, f"convolving {len(images)} images")
+
+
+def _shared(
+    path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray, Advance], None], task: str
+) -> np.ndarray:
+    """The array at `path`, made by `fill` if it is not there yet: by one process, the others wait for it."""
+    if not path.exists():
+        make_folder(path.parent, "--cache-dir")
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                _build(path, shape, dtype, fill, task)
+    return np.load(path, mmap_mode="r")
+
+
+def _build(
+    path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray, Advance], None], task: str
+) -> None:
+    require_space(path.parent, int(np.prod(shape)) * np.dtype(dtype).itemsize, "the cache")
+    partial = path.with_suffix(".partial")  # the lock is held: whatever bears this name is a dead process's
+    try:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        with _progress(task, shape[0]) as advance:
+            fill(array, advance)
+        array.flush()
+        del array
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise BadInput unless `needed` bytes, and a twentieth more, are free where `folder` is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise BadInput(
+            folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed * 1.05 / 1e9:.2f} GB for {what}",
+            remedy="Make room, name another disk with --cache-dir (or RAM_TUNE_CACHE), or lower data.limit.",
+        )
+
+
+@contextmanager
+def _progress(task: str, total: int) -> Iterator[Advance]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(task, total=total)
+        yield lambda done: progress.advance(bar, done)

@@ -1,0 +1,54 @@
+"""One image file → upright 8-bit RGB, whatever it was written as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ram_tune.errors import BadInput
+
+
+def load_image(path: Path, max_pixels: int) -> Image.Image:
+    """Decode `path` wholly: RGB, 8 bits, turned upright by its EXIF orientation, transparency laid on white.
+
+    Raises BadInput naming the file when it is absent, no image, truncated, or has more than `max_pixels` pixels (said by
+    its header, before anything is decoded).
+    """
+    remedy = "Replace or remove the file; `python -m ram_tune.data check` lists all such files."
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BadInput(
+                    path,
+                    found=f"an image of {width}×{height} pixels",
+                    expected=f"at most {max_pixels:,} pixels",
+                    remedy="Make it smaller, or raise data.max_image_pixels.",
+                )
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise BadInput(path, found="no such file", expected="an image", remedy="Check --data-root.") from error
+    except UnidentifiedImageError as error:
+        raise BadInput(path, found="a file that is no image", expected="JPEG, PNG, …", remedy=remedy) from error
+    except Image.DecompressionBombError as error:
+        raise BadInput(
+            path, found=str(error), expected=f"at most {max_pixels:,} pixels", remedy="Make the image smaller."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged files
+        raise BadInput(path, found=f"a damaged image ({error})", expected="a whole image", remedy=remedy) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion clips at 255
+        high = np.asarray(image).astype(np.float64)
+        return Image.fromarray((high / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

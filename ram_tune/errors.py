@@ -1,0 +1,46 @@
+"""The one exception that users are meant to see."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class BadInput(Exception):
+    """Something a person gave (a file, a field, an option) that cannot be used.
+
+    The message names the place, what was found, what was expected and how to mend it; command lines print it and exit
+    with code 2. Programming errors are never turned into this class: they keep their traceback.
+    """
+
+    def __init__(self, where: object, *, found: object, expected: str, remedy: str = "") -> None:
+        self.where, self.found, self.expected, self.remedy = str(where), str(found), expected, remedy
+        # Exceptions cross process borders by pickling their args; one string survives that.
+        super().__init__(f"{where}: found {found}; expected {expected}." + (f" {remedy}" if remedy else ""))
+
+    def __reduce__(self):  # keyword-only arguments do not survive the default
+        return _rebuild, (self.where, self.found, self.expected, self.remedy)
+
+
+def _rebuild(where: str, found: str, expected: str, remedy: str) -> BadInput:
+    return BadInput(where, found=found, expected=expected, remedy=remedy)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`Did you mean X?` for the closest known word, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def command_line(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and exit: 2 with one message for bad input, 130 for Ctrl-C, else what it returns."""
+    try:
+        code = main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

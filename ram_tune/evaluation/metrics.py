@@ -1,0 +1,158 @@
+"""Scores and decisions → numbers (METHOD 7). Legend: n images, L labels.
+
+Everywhere `targets` (n, L) says which labels an image has, and `ignore` (n, L), where given, which of these cells count
+neither for nor against: VOC's labels of which an image shows only "difficult" objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+
+def average_precision(scores: Floats, targets: Bools, ignore: Bools | None = None) -> NDArray[np.float64]:
+    """Area under each label's precision–recall steps, not interpolated: AP = Σ_j (R_j − R_{j−1}) P_j.
+
+    j runs over the distinct scores, descending: tied images pass together, so AP does not depend on the images' order.
+    `scores` (n, L), any unit: only their order within a label counts. Returns (L,), in [0, 1]; nan for a label without
+    positives. ValueError: scores that are not finite.
+    """
+    return _area(_curve(scores, targets, ignore))
+
+
+def average_precision_11(scores: Floats, targets: Bools, ignore: Bools | None = None) -> NDArray[np.float64]:
+    """VOC 2007's AP: the mean over r = 0, 0.1, …, 1 of the highest precision among thresholds with recall ≥ r.
+
+    Arguments, ties, result and errors as `average_precision`.
+    """
+    return _eleven_points(_curve(scores, targets, ignore))
+
+
+def mean_average_precision(ap: Floats) -> float:
+    """mAP: the mean of `ap` (L,) over labels that have one; nan if none has."""
+    known = ap[~np.isnan(ap)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def decide(probabilities: Floats, top_k: int | None, threshold: float) -> Bools:
+    """(n, L) decisions: an image's `top_k` most probable labels (None: all), less those below `threshold`.
+
+    *Decided*: METHOD's "top-scored" is by probability, for that is what compares across labels; raw scores, calibrated
+    label by label, may rank otherwise. Equal probabilities rank by label index, lower first. `ignore` has no say: a
+    place given to a cell that is not counted is spent. ValueError: probabilities that are not finite.
+    """
+    check_finite(probabilities, "probabilities")
+    chosen = probabilities >= threshold
+    if top_k is not None:
+        top = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        among_top = np.zeros_like(chosen)
+        np.put_along_axis(among_top, top, True, axis=1)
+        chosen &= among_top
+    return chosen
+
+
+def f1_scores(predicted: Bools, targets: Bools, ignore: Bools | None = None) -> dict[str, float]:
+    """CP, CR, CF1 (means over labels) and OP, OR, OF1 (over all cells) of decisions `predicted` (n, L), in [0, 1].
+
+    With Nᵖ predicted, Nᵍ true and Nᶜ correct images of each label: OP = ΣNᶜ/ΣNᵖ, OR = ΣNᶜ/ΣNᵍ, CP = mean(Nᶜ/Nᵖ),
+    CR = mean(Nᶜ/Nᵍ), F1 = 2PR/(P+R) of *those*, not a mean of per-label F1. 0/0 is 0, so a label never predicted
+    lowers CP. A label without positives is left out of CP and CR; predicting it still lowers OP.
+    """
+    positive, counted = _cells(targets, ignore)
+    predicted = predicted & counted
+    n_predicted, n_true, n_correct = predicted.sum(0), positive.sum(0), (predicted & positive).sum(0)  # (L,) each
+    present = n_true > 0
+    labels = present.sum()
+    cp = _ratio(_ratio(n_correct, n_predicted)[present].sum(), labels)
+    cr = _ratio(_ratio(n_correct, n_true)[present].sum(), labels)
+    op, or_ = _ratio(n_correct.sum(), n_predicted.sum()), _ratio(n_correct.sum(), n_true.sum())
+    cf1, of1 = _ratio(2 * cp * cr, cp + cr), _ratio(2 * op * or_, op + or_)
+    values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": op, "OR": or_, "OF1": of1}
+    return {name: float(value) for name, value in values.items()}
+
+
+def summary(
+    scores: Floats, probabilities: Floats, targets: Bools, ignore: Bools | None, top_k: int, threshold: float
+) -> dict[str, float]:
+    """Every number of METHOD 7: mAP (area), mAP_11, the six of `f1_scores`, and these again as `CP_all` … `OF1_all`.
+
+    AP ranks images by `scores`; decisions are made on `probabilities` (both (n, L)): at most `top_k` an image with
+    probability ≥ `threshold`, and, for `_all`, any number. All in [0, 1]; the mAPs are nan if no label has positives.
+    ValueError: scores or probabilities that are not finite.
+    """
+    curve = _curve(scores, targets, ignore)
+    top = f1_scores(decide(probabilities, top_k, threshold), targets, ignore)
+    every = f1_scores(decide(probabilities, None, threshold), targets, ignore)
+    return {
+        "mAP": mean_average_precision(_area(curve)),
+        "mAP_11": mean_average_precision(_eleven_points(curve)),
+        **top,
+        **{f"{name}_all": value for name, value in every.items()},
+    }
+
+
+def check_finite(values: Floats, name: str = "scores") -> None:
+    """ValueError that counts the `values` that are not finite: a NaN would be ranked without a word."""
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
+        raise ValueError(f"{name}: found {bad} of {values.size} not finite; expected numbers. Did training diverge?")
+
+
+class _Curve(NamedTuple):
+    """Precision–recall steps of each label, by rank; a threshold is the last rank of a group of tied scores."""
+
+    found: NDArray[np.int64]  # (L, n) positives at or above the latest threshold
+    precision: NDArray[np.float64]  # (L, n) at a threshold, 0 at the other ranks
+    positives: NDArray[np.int64]  # (L,)
+
+
+def _curve(scores: Floats, targets: Bools, ignore: Bools | None) -> _Curve:
+    check_finite(scores)
+    positive, counted = _cells(targets, ignore)
+    by_label = np.ascontiguousarray(scores.T)  # (L, n): sorts and sums then run along memory
+    order = np.argsort(by_label, axis=1)[:, ::-1]
+    ranked = np.take_along_axis(by_label, order, axis=1)
+    threshold = np.ones(ranked.shape, dtype=bool)
+    threshold[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
+
+    # Ignored cells keep their rank and add to neither count: a threshold that only they pass repeats the one before it.
+    found = np.cumsum(np.take_along_axis(positive.T, order, axis=1), axis=1, dtype=np.int64)
+    seen = np.cumsum(np.take_along_axis(counted.T, order, axis=1), axis=1, dtype=np.int64)
+    precision = _ratio(np.where(threshold, found, 0), seen)
+    # Within a group of ties the counts depend on the images' order; only what holds at its threshold leaves here.
+    return _Curve(np.maximum.accumulate(np.where(threshold, found, 0), axis=1), precision, positive.sum(0))
+
+
+def _area(curve: _Curve) -> NDArray[np.float64]:
+    steps = np.diff(curve.found, axis=1, prepend=0)
+    return _known(_ratio((steps * curve.precision).sum(1), curve.positives), curve)
+
+
+def _eleven_points(curve: _Curve) -> NDArray[np.float64]:
+    best_from = np.maximum.accumulate(curve.precision[:, ::-1], axis=1)[:, ::-1]  # highest at this rank or further down
+    total = np.zeros(len(curve.positives))
+    for tenths in range(11):
+        # recall ≥ tenths/10 in integers: no rounding decides whether 3 of 10 reach 0.3
+        first = np.argmax(10 * curve.found >= tenths * curve.positives[:, None], axis=1)
+        total += np.take_along_axis(best_from, first[:, None], axis=1)[:, 0]
+    return _known(total / 11, curve)
+
+
+def _cells(targets: Bools, ignore: Bools | None) -> tuple[Bools, Bools]:
+    """(positive, counted), each (n, L)."""
+    counted = np.ones_like(targets) if ignore is None else ~ignore
+    return targets & counted, counted
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    """numerator / denominator, elementwise; 0 where the denominator is 0 (every numerator here is 0 there, too)."""
+    return numerator / np.where(denominator == 0, 1, denominator)
+
+
+def _known(ap: NDArray[np.float64], curve: _Curve) -> NDArray[np.float64]:
+    """`ap` (L,), nan for labels without positives."""
+    return np.where(curve.positives > 0, ap, np.nan)

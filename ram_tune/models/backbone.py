@@ -1,0 +1,230 @@
+"""Image → feature map: VGG-16's conv5_3, any torchvision backbone, and a small VGG-shaped one for a CPU.
+
+Legend: B images, S image side in pixels, C H W feature map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from ram_tune.config import Backbone as BackboneConfig
+from ram_tune.config import file_digest
+from ram_tune.errors import BadInput, nearest
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL_CHANNELS = (16, 32, 64, 128, 256)  # what a CPU core trains at some hundred images/s
+VGG_LAST_RELU = {"vgg11": 19, "vgg13": 23, "vgg16": 29, "vgg19": 35}
+VGG_LAST_RELU |= {"vgg11_bn": 27, "vgg13_bn": 33, "vgg16_bn": 42, "vgg19_bn": 51}
+PROBE = 128  # side of the image by which channels and stride are found
+KNOWN_LAYERS = {name: f"features.{node}" for name, node in VGG_LAST_RELU.items()}
+"""Stride-16 map of each: after the last convolution's ReLU, before the last pooling."""
+
+
+class Backbone(nn.Module):
+    """uint8 images (B, S, S, 3) → feature map f (B, C, H, W) (METHOD 1).
+
+    Attributes: `channels` C; `stride`, the pixels of one cell.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BackboneConfig, weights: Mapping[str, Tensor] | None = None):
+        """Build `config.name`, cut off after its layer; load `weights` (from `load_weights`) if given.
+
+        Raises BadInput for an unknown name or layer, and for weights that do not fit.
+        """
+        super().__init__()
+        self.layers = _small() if config.name == "small" else _torchvision(config, weights)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.name != "small" else ((0.5,) * 3, (0.25,) * 3)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.frozen_norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not config.freeze_batch_norm:
+            self.frozen_norms = []
+        for norm in self.frozen_norms:
+            norm.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.channels, self.stride = self._probe(config.trainable)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2).float()  # NHWC bytes seen as NCHW are channels-last already
+        return self.layers((x - self.mean) / self.std)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
+
+    @torch.no_grad()
+    def _probe(self, trainable: str) -> tuple[int, int]:
+        """Channels and stride, by one small image; on the way, switch off learning in all layers but `trainable` ones."""
+        sizes: dict[nn.Module, int] = {}
+        layers = [m for m in self.layers.modules() if any(True for _ in m.parameters(recurse=False))]
+        hooks = [m.register_forward_hook(lambda m, _, out: sizes.update({m: out.shape[-1]})) for m in layers]
+        was_training = self.training
+        self.eval()
+        _, channels, _, width = self(torch.zeros(1, PROBE, PROBE, 3, dtype=torch.uint8)).shape
+        self.train(was_training)
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:  # a block is the layers that work at one resolution
+            if trainable == "none" or (trainable == "last_block" and sizes.get(layer) != width):
+                layer.requires_grad_(False)
+        return channels, PROBE // width
+
+
+def _small() -> nn.Sequential:
+    """Five VGG-shaped blocks of one 3×3 convolution each, stride 16, started as He et al. 2015 do for ReLUs."""
+    layers: list[nn.Module] = []
+    before = 3
+    for channels in SMALL_CHANNELS:
+        convolution = nn.Conv2d(before, channels, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        layers += [nn.MaxPool2d(2)] if layers else []
+        layers += [convolution, nn.ReLU(inplace=True)]
+        before = channels
+    return nn.Sequential(*layers)
+
+
+def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> nn.Module:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        raise BadInput(
+            "model.backbone.name",
+            found=repr(config.name),
+            expected="small, or a torchvision classification model such as vgg16 or resnet50",
+            remedy=nearest(config.name, ["small", *names]),
+        )
+    layer = config.layer or KNOWN_LAYERS.get(config.name, "")
+    # Never the library's own initialisation where weights follow: VGG's fc6 and fc7 alone would take a second.
+    network = torchvision.models.get_model(config.name, weights=None, **_quick(config.name, weights))
+    nodes = get_graph_node_names(network)[1]
+    if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes if layer):
+        raise BadInput(
+            "model.backbone.layer",
+            found=repr(layer),
+            expected=f"a layer of {config.name} that gives a feature map",
+            remedy=f"{nearest(layer, nodes)} The last ones are {', '.join(nodes[-8:])}.".strip(),
+        )
+    extractor = create_feature_extractor(network, {layer: "map"})
+    if weights is not None:
+        _load(extractor, weights, config)
+    return _Map(extractor)
+
+
+class _Map(nn.Module):
+    """A feature extractor's only output, without its dictionary."""
+
+    def __init__(self, extractor: nn.Module):
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.extractor(x)["map"]
+
+
+def _quick(name: str, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    return {"init_weights": False} if weights is not None and name.startswith("vgg") else {}
+
+
+def _load(extractor: nn.Module, weights: Mapping[str, Tensor], config: BackboneConfig) -> None:
+    own = extractor.state_dict()
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    if missing or wrong:
+        problem = f"no {missing[0]}" if missing else f"{wrong[0]} of shape {tuple(weights[wrong[0]].shape)}"
+        raise BadInput(
+            f"model.backbone.weights {config.weights}",
+            found=f"{problem} ({len(missing) + len(wrong)} of {len(own)} tensors do not fit)",
+            expected=f"the state dict of {config.name}",
+            remedy="Name the backbone these weights belong to.",
+        )
+    extractor.load_state_dict({name: weights[name].float() for name in own if name in weights}, strict=False)
+
+
+def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
+    """The state dict that `config.weights` names: a torchvision weights name, a file, or `none` (gives None).
+
+    Files are read with `weights_only=True`: nothing in them is executed. Raises BadInput for a file that is not there or
+    is no state dict, and for a name that is unknown or cannot be downloaded.
+    """
+    if config.weights == "none" or config.name == "small":
+        if config.weights != "none":
+            raise BadInput(
+                "model.backbone.weights",
+                found=repr(config.weights),
+                expected="none: the small backbone is trained from nothing",
+                remedy="Set model.backbone.weights=none.",
+            )
+        return None
+    if is_file(config):
+        return read_state_dict(Path(config.weights).expanduser())
+    where = "model.backbone.weights"
+    try:
+        entry = torchvision.models.get_model_weights(config.name)[config.weights]
+    except (KeyError, ValueError) as error:
+        raise BadInput(
+            where,
+            found=repr(config.weights),
+            expected=f"a file, none, or weights that torchvision has for {config.name}",
+            remedy="Such as IMAGENET1K_V1 or DEFAULT.",
+        ) from error
+    try:
+        return entry.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(
+            where,
+            found=f"{config.weights}, which could not be downloaded ({error})",
+            expected="weights within reach",
+            remedy="Fetch the file elsewhere and set model.backbone.weights to its path.",
+        ) from error
+
+
+def is_file(config: BackboneConfig) -> bool:
+    """Whether `weights` names a file rather than torchvision weights."""
+    return config.weights != "none" and bool(Path(config.weights).suffix or "/" in config.weights)
+
+
+def weights_fingerprint(config: BackboneConfig) -> dict[str, str]:
+    """`{"weights": hash of the file}` where weights are a file, for `Config.fingerprint`; else nothing."""
+    if not is_file(config):
+        return {}
+    path = Path(config.weights).expanduser()
+    if not path.is_file():
+        raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
+    return {"weights": file_digest(path)}
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A file of named tensors. Raises BadInput."""
+    if not path.is_file():
+        raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch.load raises a dozen kinds for files that are none of its own
+        reason = str(error).splitlines()[0]
+        raise BadInput(path, found=f"no tensors ({reason})", expected="a state dict saved by torch.save") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(path, found=type(state).__name__, expected="a state dict: tensors by name")
+    return state
+
+
+def state_fingerprint(module: nn.Module) -> str:
+    """Hash of a module's tensors, names and values: what cached maps depend on."""
+    total = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+    return total.hexdigest()[:16]

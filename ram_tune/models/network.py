@@ -1,0 +1,87 @@
+"""The complete model: a backbone and a head, and how stage 2 starts from stage 1 (METHOD 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ram_tune.config import Config
+from ram_tune.config import Model as ModelConfig
+from ram_tune.errors import BadInput
+from ram_tune.models.backbone import Backbone, load_weights
+from ram_tune.models.recurrent import RMA
+from ram_tune.models.whole_image import Prediction, WholeImage
+
+HEADS: dict[str, type[RMA] | type[WholeImage]] = {"rma": RMA, "whole_image": WholeImage}
+
+
+class Network(nn.Module):
+    """uint8 images (B, S, S, 3), or feature maps (B, C, H, W) of any floating type → Prediction."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, inputs: Tensor) -> Prediction:
+        f = self.backbone(inputs) if inputs.dtype == torch.uint8 else inputs
+        return self.head(f)
+
+
+def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = None) -> Network:
+    """The model of `config` for `labels` labels, its new layers drawn from torch's current random state.
+
+    `stage1` is the state of the whole-image network it starts from: conv layers and W_fx are taken over. Without it the
+    backbone's own weights are loaded, and fc6 and fc7 too where the weights file has them and the widths agree.
+    Raises BadInput when sizes do not go with the backbone's stride.
+    """
+    weights = None if stage1 else load_weights(config.model.backbone)
+    backbone = Backbone(config.model.backbone, weights)
+    _check_sizes(config, backbone.stride)
+    network = Network(backbone, HEADS[config.model.name](config.model, backbone.channels, labels))
+    if stage1:
+        _take(network.backbone, stage1, "backbone.")
+        if isinstance(network.head, RMA):
+            _take(network.head.project, stage1, "head.fc6.")
+    elif isinstance(network.head, WholeImage) and weights:
+        _imagenet_fc(network.head, weights, config.model)
+    return network
+
+
+def _imagenet_fc(head: WholeImage, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
+    """VGG's own fc6 and fc7, where the file has them and `projection_size` is theirs."""
+    for layer, name in ((head.fc6, "classifier.0"), (head.fc7, "classifier.3")):
+        weight = weights.get(f"{name}.weight")
+        if model.backbone.name.startswith("vgg") and weight is not None and weight.shape == layer.weight.shape:
+            layer.load_state_dict({"weight": weight.float(), "bias": weights[f"{name}.bias"].float()})
+
+
+def _take(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise BadInput(
+            "stage 1",
+            found=str(error).splitlines()[-1].strip(),
+            expected=f"the tensors of this model's {prefix.rstrip('.')}",
+            remedy="Train stage 1 with the same backbone, sample_size and projection_size.",
+        ) from error
+
+
+def _check_sizes(config: Config, stride: int) -> None:
+    N, margin = config.data.image_size, config.data.crop_margin
+    for name, value in (("image_size", N), ("crop_margin", margin)):
+        needed = name == "image_size" or config.data.crop == "map"
+        if needed and value % stride:
+            raise BadInput(
+                f"data.{name}",
+                found=value,
+                expected=f"a multiple of {stride} pixels, the stride of {config.model.backbone.name}",
+                remedy=f"Try {value - value % stride or stride} or {value - value % stride + stride}.",
+            )
+    if N - margin < stride:
+        raise BadInput(
+            "data.crop_margin", found=margin, expected=f"a crop of at least one cell ({stride} pixels)"
+        )

@@ -1,0 +1,158 @@
+"""From what a person writes (a preset, a YAML space, `--set a.b=c`) to one `Config`, with errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ram_tune.config import Config, fields
+from ram_tune.errors import BadInput, nearest
+
+Fields = Mapping[str, Any]
+"""Dotted field name → value."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's own two datasets: every other field at the paper's value, which is its default.
+    "voc2007": {"data.name": "voc2007", "data.format": "voc", "data.train_split": "trainval", "data.test_split": "test"},
+    "coco2014": {"data.name": "coco2014", "data.format": "coco", "data.train_split": "train2014", "data.test_split": "val2014"},
+    # The embedded dataset at the size of a laptop's CPU: trained from nothing, so at a higher learning rate.
+    "scenes": {
+        "data.name": "scenes",
+        "data.format": "scenes",
+        "data.train_split": "train",
+        "data.selection_split": "selection",
+        "data.test_split": "test",
+        "data.image_size": 160,
+        "data.crop_margin": 32,
+        "data.mirror": False,  # some of its categories are one another's mirror images
+        "model.backbone.name": "small",
+        "model.backbone.weights": "none",
+        "model.projection_size": 256,
+        "model.hidden_size": 256,
+        "model.feature_size": 256,
+        "training.epochs": 16,
+        "training.batch_size": 32,
+        "training.learning_rate": 5e-4,
+        "training.lr_steps": [12],
+        "stage1.epochs": 30,
+        "stage1.batch_size": 32,
+        "stage1.learning_rate": 1e-3,
+        "stage1.lr_steps": [22],
+    },
+}
+"""What `--data NAME` sets. Expected results and cost of each are in the README."""
+
+
+def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields | None = None) -> Config:
+    """Field default < preset (`data`) < each of `layers` < `overrides`.
+
+    `data` is a preset's name or the path of a CSV or COCO JSON with one's own images; `root` the dataset's folder.
+    Raises BadInput for an unknown preset, an unknown field, or a value of the wrong type.
+    """
+    values: dict[str, Any] = dict(preset(data)) if data else {}
+    if root:
+        values["data.root"] = str(Path(root).expanduser())
+    for layer in (*layers, overrides or {}):
+        values.update(layer)
+    return from_fields(values)
+
+
+def preset(name: str) -> Fields:
+    """The fields that `--data name` sets: a preset, or a single file of one's own."""
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name).expanduser()
+    formats = {".csv": "table", ".json": "coco"}
+    if path.suffix.lower() in formats:
+        if not path.is_file():
+            raise BadInput(
+                f"--data {name}", found="no such file", expected="a CSV or COCO JSON file", remedy="Check the path."
+            )
+        return {
+            "data.name": path.stem,
+            "data.format": formats[path.suffix.lower()],
+            "data.file": str(path),
+            "data.root": str(path.parent),
+            "data.train_split": "train",
+            "data.test_split": "test",
+        }
+    raise BadInput(
+        "--data",
+        found=repr(name),
+        expected=f"one of {', '.join(sorted(PRESETS))}, or the path of a .csv or .json file",
+        remedy=nearest(name, PRESETS),
+    )
+
+
+def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
+    """`a.b=c` pairs to fields; the value is read as YAML, so `1e-5`, `off`, `[30, 40]` mean what they look like."""
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise BadInput("--set", found=repr(text), expected="field=value, such as training.epochs=5")
+        try:
+            values[name.strip()] = yaml.safe_load(value) if value.strip() else ""
+        except yaml.YAMLError as error:
+            raise BadInput(f"--set {name}", found=repr(value), expected="a plain value", remedy="Quote it.") from error
+    known_fields(values, "--set")
+    return values
+
+
+def known_fields(values: Iterable[str], where: str) -> None:
+    """Raise BadInput for the first name that is no field, naming the nearest one."""
+    known = [name for name, _ in fields()]
+    for name in values:
+        if name not in known:
+            last = [field for field in known if field.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+            hint = f"Did you mean {last[0]}?" if last else nearest(name, known)
+            raise BadInput(
+                where,
+                found=f"the unknown field {name!r}",
+                expected="a field of the configuration",
+                remedy=f"{hint} `python -m ram_tune.train --fields` lists them all.".strip(),
+            )
+
+
+def from_fields(values: Fields, where: str = "configuration") -> Config:
+    """A validated Config from dotted fields; what is not named is at its default."""
+    known_fields(values, where)
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def from_json(text: str, where: str) -> Config:
+    """A Config as `Config.model_dump_json` wrote it, for instance inside a checkpoint."""
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def _explain(error: ValidationError, where: str) -> BadInput:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    more = f" ({error.error_count() - 1} more fields are wrong too.)" if error.error_count() > 1 else ""
+    if problem["type"] == "value_error":  # our own validator has written the whole sentence
+        return BadInput(where, found="fields that do not go together", expected="fields that do", remedy=problem["msg"])
+    description = dict(fields()).get(name, {}).get("description", "")
+    message = problem["msg"].removeprefix("Input should be ")
+    return BadInput(
+        f"{where}: {name}",
+        found=repr(problem["input"]),
+        expected=message[:1].lower() + message[1:],
+        remedy=f"({description}){more}" if description else more.strip(),
+    )

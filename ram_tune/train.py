@@ -1,0 +1,146 @@
+"""`python -m ram_tune.train`: one complete run on this machine, without a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ram_tune.config import Config, fields
+from ram_tune.errors import BadInput, command_line
+from ram_tune.options import add_data_options, cache_dir, make_folder, results_dir
+from ram_tune.presets import configure, from_fields, parse_set
+
+EXAMPLES = """\
+examples:
+  python -m ram_tune.train                                  the embedded dataset, a few minutes on a laptop
+  python -m ram_tune.train --set model.name=whole_image     the baseline without regions
+  python -m ram_tune.train --data voc2007 --data-root ~/data --set model.projection_size=512
+  python -m ram_tune.train --data photos/labels.csv         one's own images (path,labels with ; between labels)
+  python -m ram_tune.train --resume ram_tune_runs/…         go on after an interruption
+  python -m ram_tune.train --fields                         every field that --set knows
+"""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ram_tune.train",
+        description="Train one model: stage 1, the epochs, the final test, with its files in one folder.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_data_options(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="the run's folder (default: ram_tune_runs/<data>-<model>-<fingerprint>)"
+    )
+    parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR, with its own settings")
+    parser.add_argument("--stage1", metavar="FILE", type=Path, help="best.pt of a stage 1 trained before")
+    parser.add_argument("--fields", action="store_true", help="list every field with its meaning and default, and exit")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.fields:
+        print_fields()
+        return 0
+    config = _configuration(options)
+
+    from ram_tune.data.roles import load
+    from ram_tune.training.local import train_in_folder
+    from ram_tune.training.loop import EpochReport, NotFiniteError
+    from ram_tune.training.run import identity
+
+    caches = cache_dir(options.cache_dir)
+    dataset = load(config.data, caches)
+    name = f"{dataset.name}-{config.model.name}-{identity(config, dataset)[:8]}"
+    folder = make_folder((options.resume or options.out or results_dir(None) / name).absolute(), "--out")
+    console = Console()
+    console.print(
+        f"{dataset.name}: {len(dataset.train)} train, {len(dataset.selection)} selection, {len(dataset.test)} test images, "
+        f"{len(dataset.categories)} labels\nfolder  {folder}\ncaches  {caches}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    started = time.perf_counter()
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("preparing", total=None)
+
+        def on_epoch(stage: str, config: Config, report: EpochReport) -> None:
+            bars.console.print(epoch_line(stage, config, report.epoch, report.metrics, report.is_best), highlight=False)
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            bars.update(bar, description=f"loss {loss:.4f}", completed=step, total=steps)
+
+        try:
+            summary = train_in_folder(config, folder, caches, options.stage1, on_epoch, progress, dataset)
+        except NotFiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    _print_summary(console, summary, folder, time.perf_counter() - started)
+    return 0
+
+
+def _configuration(options: argparse.Namespace) -> Config:
+    overrides = parse_set(options.set)
+    if options.resume is None or options.data:
+        return configure(options.data or "scenes", options.data_root, overrides=overrides)
+    path = options.resume / "config.yaml"
+    if not path.is_file():
+        raise BadInput(
+            "--resume", found=f"no {path}", expected="the folder of a run", remedy="Name one, or start anew with --out."
+        )
+    try:
+        tree: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())
+        return from_fields(_flatten(tree) | overrides, str(path))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise BadInput(path, found="a damaged file", expected="the configuration of a run") from error
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def epoch_line(stage: str, config: Config, epoch: int, values: dict[str, float], is_best: bool) -> str:
+    """One line of progress; a star marks the best epoch so far."""
+    show = {name: values[f"selection/{name}"] for name in ("mAP", "CF1", "OF1")}
+    return (
+        f"{stage:<11} epoch {epoch:>3}/{config.training.epochs}  loss {values['train/loss']:.4f}  "
+        f"selection loss {values['selection/loss']:.4f}  "
+        + "  ".join(f"{name} {value:.3f}" for name, value in show.items())
+        + f"  {values['train/images_per_second']:.0f} images/s{'  *' if is_best else ''}"
+    )
+
+
+def _print_summary(console: Console, summary: dict[str, Any], folder: Path, seconds: float) -> None:
+    names = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"
+    console.print(
+        f"test (best epoch {summary['best_epoch']}): "
+        + "  ".join(f"{name} {summary['test'][name]:.4f}" for name in names)
+        + f"  (chance mAP {summary['test']['chance']:.4f})"
+        + f"\n{seconds:.0f} s; files in {folder}: "
+        + ", ".join(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_fields() -> None:
+    """Every field: name, default, meaning."""
+    for name, about in fields():
+        print(f"{name} = {json.dumps(about['default'])}\n    {about['description']}")
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,56 @@
+"""Checkpoints: `best.pt`, weights of the best epoch; `last.pt`, everything an interrupted run needs to go on.
+
+Both are written under a temporary name and renamed, and read with `weights_only=True`: nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ram_tune.config import Config
+from ram_tune.errors import BadInput
+from ram_tune.presets import from_json
+
+BEST, LAST = "best.pt", "last.pt"
+FORMAT = "ram_tune checkpoint 1"
+
+
+def save(path: Path, content: Mapping[str, Any], config: Config, fingerprint: str) -> None:
+    """Write `content` and what it belongs to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(
+        {**content, "format": FORMAT, "config": config.model_dump_json(), "fingerprint": fingerprint}, partial
+    )
+    partial.rename(path)
+
+
+def load(path: Path, config: Config | None = None, fingerprint: str = "") -> dict[str, Any]:
+    """Read a checkpoint. Raises BadInput when it is none, or belongs to another run than `config`, naming what differs."""
+    remedy = "Name a checkpoint that ram_tune wrote."
+    if not path.is_file():
+        raise BadInput(path, found="no such file", expected="a checkpoint", remedy=remedy)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for files that are none of its own
+        reason = str(error).splitlines()[0]
+        raise BadInput(path, found=f"no checkpoint ({reason})", expected=FORMAT, remedy=remedy) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadInput(path, found="a file of another kind", expected=FORMAT, remedy=remedy)
+    if config is not None and content["fingerprint"] != fingerprint:
+        theirs, ours = from_json(content["config"], str(path)).flat(), config.flat()
+        different = [
+            f"{name} {theirs[name]!r} there, {ours[name]!r} here" for name in ours if theirs[name] != ours[name]
+        ]
+        raise BadInput(
+            path,
+            found="a checkpoint of another configuration"
+            + (f" ({'; '.join(different[:4])})" if different else " (of other data, weights or program version)"),
+            expected="one of this configuration",
+            remedy="Give the settings it was made with, or start anew in another folder.",
+        )
+    return content

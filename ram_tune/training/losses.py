@@ -1,0 +1,96 @@
+"""Classification losses and the three constraints on regions ([RMA] section 3.3; METHOD 4).
+
+Legend: B images, K regions, L labels. Every function is pure and returns one value per image (B,) unless it says else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ram_tune.config import Loss
+from ram_tune.models.regions import SX, SY, TX, TY, anchors
+from ram_tune.models.whole_image import Prediction
+
+
+def euclidean(scores: Tensor, targets: Tensor) -> Tensor:
+    """Σ_c (softmax(s)_c − y_c/‖y‖₁)²: scores, targets (B, L) → (B,). An image without labels has no target: 0."""
+    count = targets.sum(1, keepdim=True)
+    distance = (scores.softmax(1) - targets / count.clamp(min=1)).square().sum(1)
+    return distance * (count[:, 0] > 0)
+
+
+def binary_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Σ_c of the binary cross-entropy of sigmoid(s_c): (B, L) → (B,)."""
+    return F.binary_cross_entropy_with_logits(scores, targets, reduction="none").sum(1)
+
+
+def asymmetric(scores: Tensor, targets: Tensor, positive: float, negative: float, margin: float) -> Tensor:
+    """Σ_c of the asymmetric loss: (B, L) → (B,).
+
+    Ridnik et al., ICCV 2021, equations 4 to 7: −(1−p)^γ+ log p for present labels, −p_m^γ− log(1−p_m) for absent ones,
+    p_m = max(p − margin, 0).
+    """
+    p = scores.sigmoid()
+    shifted = (p - margin).clamp(min=0)
+    present = (1 - p) ** positive * F.logsigmoid(scores)
+    absent = shifted**negative * (1 - shifted).clamp(min=1e-8).log()  # finite with margin 0, too
+    return -(targets * present + (1 - targets) * absent).sum(1)
+
+
+def anchor(regions: Tensor, points: Tensor) -> Tensor:
+    """ℓ_A = Σ_{k≥2} ½[(tx − cx)² + (ty − cy)²]: regions (B, K, 4), points (K−1, 2) → (B,)."""
+    centres = regions[:, 1:, [TX, TY]]
+    return (centres - points).square().sum((1, 2)) / 2
+
+
+def scale(regions: Tensor, threshold: float) -> Tensor:
+    """ℓ_S = Σ_k max(|sx| − α, 0)² + max(|sy| − α, 0)²: regions (B, K, 4) → (B,)."""
+    return (regions[..., [SX, SY]].abs() - threshold).clamp(min=0).square().sum((1, 2))
+
+
+def positive(regions: Tensor, threshold: float) -> Tensor:
+    """ℓ_P = Σ_k max(0, β − sx) + max(0, β − sy): regions (B, K, 4) → (B,)."""
+    return (threshold - regions[..., [SX, SY]]).clamp(min=0).sum((1, 2))
+
+
+class Criterion(nn.Module):
+    """L = L_cls + γ (ℓ_S + λ1 ℓ_A + λ2 ℓ_P), each a mean over images; a part that is switched off is not built.
+
+    Calling it gives the loss and its unweighted terms in the order of `terms`.
+    """
+
+    def __init__(self, config: Loss, regions: int):
+        """`regions`: K; 0 for a model without regions. With K = 1 there is no anchor."""
+        super().__init__()
+        self.classify: Callable[[Tensor, Tensor], Tensor] = {
+            "euclidean": euclidean,
+            "bce": binary_cross_entropy,
+            "asymmetric": lambda s, y: asymmetric(
+                s, y, config.asymmetric_positive_focus, config.asymmetric_negative_focus, config.asymmetric_margin
+            ),
+        }[config.classification]
+        self.constraints: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {}
+        weight = config.localization_weight
+        if regions and config.scale:
+            self.constraints["scale"] = weight, lambda r: scale(r, config.scale_threshold)
+        if regions > 1 and config.anchor:
+            self.register_buffer("points", anchors(regions, config.anchor_radius).float(), persistent=False)
+            self.constraints["anchor"] = weight * config.anchor_weight, lambda r: anchor(r, self.points)  # type: ignore[arg-type]
+        if regions and config.positive:
+            limit = config.positive_threshold
+            self.constraints["positive"] = weight * config.positive_weight, lambda r: positive(r, limit)
+        self.terms = ("classification", *self.constraints)
+
+    def forward(self, prediction: Prediction, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """→ the loss (scalar, summed over images and not yet divided by their number) and its terms (T,), likewise."""
+        terms = [self.classify(prediction.scores.float(), targets).sum()]
+        total = terms[0]
+        for weight, constraint in self.constraints.values():
+            assert prediction.regions is not None
+            terms.append(constraint(prediction.regions).sum())
+            total = total + weight * terms[-1]
+        return total, torch.stack([term.detach() for term in terms])

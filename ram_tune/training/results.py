@@ -1,0 +1,94 @@
+"""What a finished run leaves in its folder: metrics, per-label AP, every image's scores.
+
+    config.yaml      the whole configuration
+    metrics.json     fingerprints, best epoch, selection and test metrics, the history of epochs
+    per_label.csv    AP of each label on test
+    scores.npz       ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ram_tune.config import Config
+from ram_tune.evaluation.metrics import average_precision, average_precision_11
+from ram_tune.training.loop import Scores
+from ram_tune.training.run import Run
+
+CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
+
+Finished = dict[str, tuple[Scores, dict[str, float]]]
+"""What `loop.finish` gives."""
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+def config_yaml(config: Config) -> str:
+    """The configuration as YAML, the groups as in the tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def write_results(run: Run, finished: Finished, folder: Path) -> dict[str, Any]:
+    """Write all files of a finished run into `folder`; → what `metrics.json` says."""
+    write(folder / CONFIG, config_yaml(run.config))
+    write(folder / SCORES, _scores(run, finished))
+    write(folder / PER_LABEL, _per_label(run, finished["test"][0]))
+    summary = {
+        "fingerprint": run.fingerprint,
+        "dataset": run.dataset.fingerprint,
+        "best_epoch": run.best_epoch,
+        "images": {role: len(run.annotations(role)) for role in ("train", "selection", "test")},
+        **{role: values for role, (_, values) in finished.items()},
+        "history": run.history,
+    }
+    write(folder / METRICS, json.dumps(summary, indent=1))  # last: its presence says that the run is finished
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What `write_results` returned, or None where the run in `folder` is not finished."""
+    path = folder / METRICS
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _scores(run: Run, finished: Finished) -> bytes:
+    arrays: dict[str, np.ndarray] = {"categories": np.array(run.dataset.categories)}
+    for role, (found, _) in finished.items():
+        images = run.annotations(role)
+        arrays |= {
+            f"{role}_ids": np.array(images.ids),
+            f"{role}_scores": found.scores,
+            f"{role}_targets": images.targets,
+            f"{role}_difficult": images.difficult,
+        }
+        if found.regions is not None:
+            arrays[f"{role}_regions"] = found.regions
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+def _per_label(run: Run, found: Scores) -> str:
+    images = run.annotations("test")
+    arguments = found.scores, images.targets, images.difficult
+    stream = io.StringIO()
+    table = csv.writer(stream)
+    table.writerow(["label", "positives", "AP", "AP_11"])
+    columns = images.targets.sum(0), average_precision(*arguments), average_precision_11(*arguments)
+    for label, positives, ap, ap_11 in zip(run.dataset.categories, *columns, strict=True):
+        table.writerow([label, int(positives), f"{ap:.6f}", f"{ap_11:.6f}"])
+    return stream.getvalue()

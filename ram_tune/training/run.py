@@ -1,0 +1,162 @@
+"""A run made ready on one machine: data, model, criterion, optimiser, each from its part of the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ram_tune.config import Config, digest
+from ram_tune.data.annotations import Annotations
+from ram_tune.data.batches import Source
+from ram_tune.data.cache import feature_maps, resized_images
+from ram_tune.data.roles import Dataset, load
+from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
+from ram_tune.models.network import Network, build
+from ram_tune.models.recurrent import RMA
+from ram_tune.training import checkpoint
+from ram_tune.training.losses import Criterion
+
+
+@dataclass
+class Run:
+    """One training run: what `prepare` built, and how far it is."""
+
+    config: Config
+    dataset: Dataset
+    fingerprint: str
+    cache_dir: Path
+    device: torch.device
+    network: Network
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0  # finished epochs
+    best_epoch: int = 0
+    best_value: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
+
+    def annotations(self, role: str) -> Annotations:
+        """The images of `train`, `selection` or `test`."""
+        return getattr(self.dataset, role)
+
+    @cached_property
+    def train(self) -> Source:
+        return self._source(self.dataset.train, mirror=self.config.data.mirror)
+
+    @cached_property
+    def selection(self) -> Source:
+        return self._source(self.dataset.selection, mirror=False)
+
+    @cached_property
+    def test(self) -> Source:
+        """The test images. Nothing but the final evaluation asks for them, so nothing else has them even decoded."""
+        return self._source(self.dataset.test, mirror=False)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """bfloat16 where the configuration asks for it and the device has it."""
+        wanted = self.config.training.precision == "bf16"
+        able = self.device.type == "cpu" or (self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted and able)
+
+    def _source(self, annotations: Annotations, mirror: bool) -> Source:
+        array = resized_images(annotations, self.config.data, self.cache_dir)
+        if self.config.data.crop == "map":
+            array = feature_maps(array, self._encode, self._encoder, mirror, self.cache_dir)
+        return Source(array, annotations.targets, self.config.data)
+
+    @cached_property
+    def _encoder(self) -> str:
+        """Fingerprint of all that makes a frozen backbone's maps what they are."""
+        name = self.config.model.backbone.model_dump(include={"name", "layer"})
+        how = [self.config.training.precision, self.device.type]
+        return digest([state_fingerprint(self.network.backbone), name, how])
+
+    @torch.inference_mode()
+    def _encode(self, images: Tensor) -> Tensor:
+        self.network.backbone.eval()
+        with self.autocast():
+            return self.network.backbone(images.to(self.device))
+
+    def restore(self, state: Mapping) -> None:
+        """Go on where `state`, the content of a `last.pt`, was made."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
+        self.history = state["history"]
+
+    def state(self) -> dict:
+        """What `restore` takes."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "history": self.history,
+        }
+
+    def weights(self) -> dict:
+        """What a finished model needs: weights and the names of its labels."""
+        return {
+            "network": self.network.state_dict(),
+            "categories": list(self.dataset.categories),
+            "epoch": self.epoch,
+            "dataset": self.dataset.fingerprint,
+        }
+
+
+def identity(config: Config, dataset: Dataset) -> str:
+    """The fingerprint of a run of `config` on `dataset`."""
+    return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone)})
+
+
+def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset: Dataset | None = None) -> Run:
+    """Build a run; the same configuration and seed build the same one.
+
+    `stage1` is the `best.pt` of `config.stage1_config()`, needed where that is not None. Raises BadInput for data,
+    weights and checkpoints that cannot be used.
+    """
+    execution = config.execution
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    device = torch.device(
+        execution.device if execution.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    dataset = dataset or load(config.data, cache_dir)
+    first = config.stage1_config()
+    start = None
+    if first is not None and stage1 is not None:
+        start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
+    torch.manual_seed(config.training.seed)
+    network = build(config, len(dataset.categories), start).to(device)
+    criterion = Criterion(config.loss, config.model.regions if isinstance(network.head, RMA) else 0).to(device)
+    return Run(
+        config, dataset, identity(config, dataset), cache_dir, device, network, criterion, _adam(config, network)
+    )
+
+
+def _adam(config: Config, network: Network) -> torch.optim.Optimizer:
+    """Adam over what learns, in groups that differ in their share (`lr_scale`) of the learning rate."""
+    training = config.training
+    groups: dict[str, list[nn.Parameter]] = {"localization": [], "backbone": [], "head": []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            where = "localization" if ".localization." in name else name.split(".")[0]
+            groups[where].append(parameter)
+    scales = {
+        "localization": training.localization_lr_multiplier,
+        "backbone": training.backbone_lr_multiplier,
+        "head": 1.0,
+    }
+    return torch.optim.Adam(
+        [{"params": params, "lr_scale": scales[name]} for name, params in groups.items() if params],
+        lr=training.learning_rate,
+        betas=training.adam_betas,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,98 @@
+"""RMA against METHOD 3 written out in float64, and its starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ram_tune.config import Model
+from ram_tune.models.recurrent import RMA
+from ram_tune.models.regions import sample
+
+SIZES = {"sample_size": 3, "projection_size": 11, "hidden_size": 7, "feature_size": 6}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def by_hand(model: RMA, f: torch.Tensor, regions: int, cell: str):
+    """METHOD 3's equations, one image and one gate at a time, in NumPy float64."""
+    weight = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    W_x, W_h, bias = (np.split(weight[name], 4) for name in ("memory.of_x.weight", "memory.of_h.weight", "memory.of_x.bias"))
+    all_scores, all_regions = [], []
+    for image in f.double():
+        h, c = np.zeros(7), np.zeros(7)
+        M = np.array([1.0, 0.0, 1.0, 0.0])
+        scores, found = [], []
+        for k in range(regions + 1):
+            f_k = sample(image[None], torch.from_numpy(M)[None], 3).numpy().ravel()
+            x = np.maximum(weight["project.weight"] @ f_k + weight["project.bias"], 0)
+            gates = [W_x[j] @ x + W_h[j] @ h + bias[j] for j in range(4)]
+            i, g, o = (sigmoid(gate) for gate in gates[:3])
+            m = np.tanh(gates[3])
+            c = g * c + i * m
+            h = o * (np.tanh(c) if cell == "standard" else c)
+            z = np.maximum(weight["feature.weight"] @ h + weight["feature.bias"], 0)
+            if k >= 1:
+                scores.append(weight["classifier.weight"] @ z + weight["classifier.bias"])
+            M = weight["localization.weight"] @ z + weight["localization.bias"]
+            found.append(M)
+        all_scores.append(scores)
+        all_regions.append(found[:regions])
+    return np.array(all_scores), np.array(all_regions)
+
+
+@pytest.mark.parametrize("cell", ["paper", "standard"])
+@given(regions=st.integers(1, 4), seed=st.integers(0, 10))
+@settings(max_examples=15, deadline=None)
+def test_scores_and_regions_are_method_3_written_out(cell, regions, seed):
+    torch.manual_seed(seed)
+    model = RMA(Model(regions=regions, cell=cell, **SIZES), channels=5, labels=4)
+    for parameter in model.parameters():  # biases too: zero ones would hide an error
+        torch.nn.init.normal_(parameter, std=0.3)
+    f = torch.randn(3, 5, 8, 6)
+
+    ours = model(f)
+    scores, boxes = by_hand(model, f, regions, cell)
+
+    np.testing.assert_allclose(ours.region_scores.detach().numpy(), scores, atol=2e-4)
+    np.testing.assert_allclose(ours.regions.detach().numpy(), boxes, atol=2e-4)
+    np.testing.assert_allclose(ours.scores.detach().numpy(), scores.max(axis=1), atol=2e-4)
+    assert ours.features.shape == (3, regions, 6)
+
+
+def test_every_parameter_learns():
+    model = RMA(Model(regions=2, **SIZES), channels=5, labels=4)
+    prediction = model(torch.randn(3, 5, 8, 6))
+    (prediction.scores.sum() + prediction.regions.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_the_paper_starts_xavier_with_zero_bias_the_localization_layer_included():
+    model = RMA(Model(), channels=4, labels=20)
+    for layer in (model.feature, model.classifier, model.localization, model.project):
+        bound = np.sqrt(6 / (layer.in_features + layer.out_features))
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
+    gate = model.memory.of_x.weight.chunk(4)[0]  # each gate by itself, not the four stacked
+    bound = np.sqrt(6 / sum(gate.shape))
+    assert 0.99 * bound < gate.abs().max() <= bound
+
+
+@pytest.mark.parametrize(("start", "region"), [("centred_half", (0.5, 0, 0.5, 0)), ("identity", (1, 0, 1, 0))])
+def test_other_starts_give_every_image_one_region(start, region):
+    model = RMA(Model(localization_init=start, **SIZES), channels=5, labels=4)
+    found = model(torch.randn(3, 5, 8, 6)).regions
+    torch.testing.assert_close(found, torch.tensor(region).float().expand(3, 5, 4))
+
+
+def test_regions_stay_in_single_precision_under_autocast():
+    model = RMA(Model(**SIZES), channels=5, labels=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = model(torch.randn(3, 5, 8, 6, dtype=torch.bfloat16))
+    assert prediction.regions.dtype == torch.float32
+    assert prediction.scores.dtype == torch.bfloat16

@@ -1,0 +1,113 @@
+"""Each loss against a case worked by hand, and gradcheck."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ram_tune.config import Loss
+from ram_tune.models.regions import anchors
+from ram_tune.models.whole_image import Prediction
+from ram_tune.training import losses
+from ram_tune.training.losses import Criterion
+
+# Two images, two regions each: sx, tx, sy, ty.
+REGIONS = torch.tensor(
+    [[[0.7, 0.0, 0.5, 0.0], [-0.1, 0.3, 0.05, -0.5]], [[0.4, 0.9, -0.9, 0.9], [0.2, 0.5, 0.2, 0.5]]],
+    dtype=torch.float64,
+)
+
+
+def test_euclidean():
+    # softmax of (log 1, log 2, log 5) is (1/8, 2/8, 5/8); two labels of three: target (1/2, 0, 1/2).
+    scores = torch.tensor([[0.0, math.log(2), math.log(5)]], dtype=torch.float64)
+    expected = (1 / 8 - 1 / 2) ** 2 + (2 / 8) ** 2 + (5 / 8 - 1 / 2) ** 2
+    assert losses.euclidean(scores, torch.tensor([[1.0, 0.0, 1.0]])).item() == pytest.approx(expected)
+
+
+def test_euclidean_of_an_image_without_labels_is_nothing_rather_than_nan():
+    assert losses.euclidean(torch.randn(1, 3), torch.zeros(1, 3)).item() == 0
+
+
+def test_binary_cross_entropy():
+    scores = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)  # probabilities 1/2 and 3/4
+    expected = -math.log(1 / 2) - math.log(1 / 4)
+    assert losses.binary_cross_entropy(scores, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(expected)
+
+
+def test_asymmetric():
+    scores = torch.tensor([[0.0, math.log(3), -5.0]], dtype=torch.float64)  # p = 1/2, 3/4, 0.0067 (below the margin)
+    targets = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    expected = -((1 - 1 / 2) ** 1 * math.log(1 / 2)) - (0.7**4) * math.log(1 - 0.7)
+    assert losses.asymmetric(scores, targets, 1.0, 4.0, 0.05).item() == pytest.approx(expected)
+
+
+def test_asymmetric_without_focus_or_margin_is_binary_cross_entropy():
+    scores, targets = torch.randn(4, 5, dtype=torch.float64), torch.randint(0, 2, (4, 5)).double()
+    torch.testing.assert_close(
+        losses.asymmetric(scores, targets, 0, 0, 0), losses.binary_cross_entropy(scores, targets)
+    )
+
+
+def test_anchor_spares_the_first_region():
+    point = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    # Second regions: (0.3, −0.5) is (−0.2, −1) from the anchor; (0.5, 0.5) is on it.
+    assert losses.anchor(REGIONS, point).tolist() == pytest.approx([(0.04 + 1) / 2, 0])
+
+
+def test_scale_counts_mirrored_sizes_by_their_absolute_value():
+    # Above 0.5: 0.7 by 0.2; in the second image |−0.9| by 0.4.
+    assert losses.scale(REGIONS, 0.5).tolist() == pytest.approx([0.04, 0.16])
+
+
+def test_positive():
+    # Below 0.1: −0.1 by 0.2 and 0.05 by 0.05; in the second image −0.9 by 1.0.
+    assert losses.positive(REGIONS, 0.1).tolist() == pytest.approx([0.25, 1.0])
+
+
+def test_gradcheck():
+    torch.manual_seed(1)
+    scores = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: losses.euclidean(s, targets), scores)
+    assert torch.autograd.gradcheck(lambda s: losses.binary_cross_entropy(s, targets), scores)
+    assert torch.autograd.gradcheck(lambda s: losses.asymmetric(s, targets, 1, 4, 0.05), scores)
+    regions = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r: losses.anchor(r, anchors(5, 0.7)), regions)
+    assert torch.autograd.gradcheck(lambda r: losses.scale(r, 0.5), regions)
+    assert torch.autograd.gradcheck(lambda r: losses.positive(r, 0.1), regions)
+
+
+def prediction() -> Prediction:
+    return Prediction(torch.tensor([[0.0, 1.0], [2.0, -1.0]]), regions=REGIONS.float())
+
+
+TARGETS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+
+
+def test_the_whole_loss_weighs_its_terms_as_the_paper():
+    criterion = Criterion(Loss(anchor_radius=1.0), regions=2)  # the only anchor, at 45°
+    total, terms = criterion(prediction(), TARGETS)
+    by_name = dict(zip(criterion.terms, terms.tolist(), strict=True))
+    assert by_name["scale"] == pytest.approx(0.04 + 0.16)
+    assert by_name["positive"] == pytest.approx(0.25 + 1.0)
+    a = math.sqrt(0.5)
+    first, second = (0.3 - a) ** 2 + (-0.5 - a) ** 2, 2 * (0.5 - a) ** 2
+    assert by_name["anchor"] == pytest.approx((first + second) / 2)
+    expected = by_name["classification"] + 0.1 * (
+        by_name["scale"] + 0.01 * by_name["anchor"] + 0.1 * by_name["positive"]
+    )
+    assert total.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("off", ["anchor", "scale", "positive"])
+def test_a_part_that_is_switched_off_is_not_built(off):
+    assert off not in Criterion(Loss(**{off: False}), regions=5).terms
+    assert off in Criterion(Loss(), regions=5).terms
+
+
+def test_one_region_has_no_anchor_term_and_none_has_only_classification():
+    assert Criterion(Loss(), regions=1).terms == ("classification", "scale", "positive")
+    assert Criterion(Loss(), regions=0).terms == ("classification",)
