@@ -209,10 +209,10 @@ class Execution(Section):
 
     device: str = "auto"
     """`auto`: a GPU where there is one; or a torch device. Default auto."""
-    cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs reserved for one worker. Default 1."""
+    cpus_per_worker: float = Field(default=0, ge=0)
+    """CPUs reserved for one run of a search; 0: an equal share of the machine for each run at hand. Default 0."""
     gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs reserved for one worker. Default 0."""
+    """GPUs reserved for one run of a search. Default 0."""
     accumulate: int = Field(default=1, ge=1)
     """Pieces in which a batch is processed, to save memory. Default 1."""
     evaluation_batch_size: int = Field(default=32, ge=1)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 
-class BadInput(Exception):
+class BadInput(Exception):  # noqa: N818 (the input is bad, the program is not in error)
     """Something a person gave (a file, a field, an option) that cannot be used.
 
     The message names the place, what was found, what was expected and how to mend it; command lines print it and exit

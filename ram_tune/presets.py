@@ -17,8 +17,18 @@ Fields = Mapping[str, Any]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's own two datasets: every other field at the paper's value, which is its default.
-    "voc2007": {"data.name": "voc2007", "data.format": "voc", "data.train_split": "trainval", "data.test_split": "test"},
-    "coco2014": {"data.name": "coco2014", "data.format": "coco", "data.train_split": "train2014", "data.test_split": "val2014"},
+    "voc2007": {
+        "data.name": "voc2007",
+        "data.format": "voc",
+        "data.train_split": "trainval",
+        "data.test_split": "test",
+    },
+    "coco2014": {
+        "data.name": "coco2014",
+        "data.format": "coco",
+        "data.train_split": "train2014",
+        "data.test_split": "val2014",
+    },
     # The embedded dataset at the size of a laptop's CPU: trained from nothing, so at a higher learning rate.
     "scenes": {
         "data.name": "scenes",

@@ -62,7 +62,9 @@ def test_every_hashed_field_changes_the_fingerprint(name):
     assert from_fields({**extra, name: new}).fingerprint(CONTENTS) != base.fingerprint(CONTENTS)
 
 
-@pytest.mark.parametrize("change", [{"execution.device": "cuda:1"}, {"data.root": "/elsewhere"}, {"execution.accumulate": 4}])
+@pytest.mark.parametrize(
+    "change", [{"execution.device": "cuda:1"}, {"data.root": "/elsewhere"}, {"execution.accumulate": 4}]
+)
 def test_how_a_run_is_executed_is_not_hashed(change):
     assert from_fields(change).fingerprint(CONTENTS) == Config().fingerprint(CONTENTS)
 

@@ -60,9 +60,7 @@ class Annotations:
             place = np.full(len(self), -1, np.int64)
             place[indices] = np.arange(len(indices))
             kept = place[boxes.image] >= 0
-            boxes = Boxes(
-                boxes.corners[kept], place[boxes.image[kept]], boxes.label[kept], boxes.difficult[kept]
-            )
+            boxes = Boxes(boxes.corners[kept], place[boxes.image[kept]], boxes.label[kept], boxes.difficult[kept])
         return replace(
             self,
             ids=tuple(self.ids[i] for i in indices),

@@ -70,7 +70,7 @@ def load(data: Data, cache_dir: Path) -> Dataset:
     if "selection" not in splits:
         what = "data.selection_split (empty: drawn from train)"
         splits["train"], splits["selection"] = _drawn(splits["train"], data.selection_fraction, data.split_seed, what)
-    return Dataset(data.name or data.format, **splits)
+    return Dataset(data.name or (Path(data.file).stem if data.file else data.format), **splits)
 
 
 def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:

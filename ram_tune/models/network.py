@@ -82,6 +82,4 @@ def _check_sizes(config: Config, stride: int) -> None:
                 remedy=f"Try {value - value % stride or stride} or {value - value % stride + stride}.",
             )
     if N - margin < stride:
-        raise BadInput(
-            "data.crop_margin", found=margin, expected=f"a crop of at least one cell ({stride} pixels)"
-        )
+        raise BadInput("data.crop_margin", found=margin, expected=f"a crop of at least one cell ({stride} pixels)")

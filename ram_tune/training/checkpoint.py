@@ -23,9 +23,7 @@ def save(path: Path, content: Mapping[str, Any], config: Config, fingerprint: st
     """Write `content` and what it belongs to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    torch.save(
-        {**content, "format": FORMAT, "config": config.model_dump_json(), "fingerprint": fingerprint}, partial
-    )
+    torch.save({**content, "format": FORMAT, "config": config.model_dump_json(), "fingerprint": fingerprint}, partial)
     partial.rename(path)
 
 
@@ -37,7 +35,7 @@ def load(path: Path, config: Config | None = None, fingerprint: str = "") -> dic
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for files that are none of its own
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(path, found=f"no checkpoint ({reason})", expected=FORMAT, remedy=remedy) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadInput(path, found="a file of another kind", expected=FORMAT, remedy=remedy)

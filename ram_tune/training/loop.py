@@ -55,7 +55,8 @@ class NotFiniteError(RuntimeError):
 def fit(run: Run, progress: Progress = lambda *_: None) -> Iterator[EpochReport]:
     """Train what is left of `run`, an epoch a step.
 
-    The caller keeps `run.state()` after every epoch and `run.weights()` after a best one. Whoever stops asking for the next report has stopped the run. Raises NotFiniteError.
+    The caller keeps `run.state()` after every epoch and `run.weights()` after a best one. Whoever stops asking for the
+    next report has stopped the run. Raises NotFiniteError.
     """
     config = run.config.training
     while run.epoch < config.epochs:
@@ -177,9 +178,7 @@ def label_metrics(run: Run, role: str, found: Scores, platt: Platt | None) -> di
     """mAP, mAP_11, CP … OF1 and their `_all` variants of one role's scores, and the mAP of chance."""
     images, rule = run.annotations(role), run.config.evaluation
     likely = probabilities(found.scores, run.config.loss.classification, platt)
-    found_metrics = metrics.summary(
-        found.scores, likely, images.targets, images.difficult, rule.top_k, rule.threshold
-    )
+    found_metrics = metrics.summary(found.scores, likely, images.targets, images.difficult, rule.top_k, rule.threshold)
     return found_metrics | {"chance": images.chance()}
 
 

@@ -1,9 +1,9 @@
 """What a finished run leaves in its folder: metrics, per-label AP, every image's scores.
 
-    config.yaml      the whole configuration
-    metrics.json     fingerprints, best epoch, selection and test metrics, the history of epochs
-    per_label.csv    AP of each label on test
-    scores.npz       ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
+config.yaml      the whole configuration
+metrics.json     fingerprints, best epoch, selection and test metrics, the history of epochs
+per_label.csv    AP of each label on test
+scores.npz       ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def test_training_crops_are_cut_and_mirrored_as_they_say():
     source = pixels()
     seen_mirrored = set()
     for batch in training_batches(source, 4, seed=0, epoch=1):
-        for piece, index, (left, top, side, mirrored) in zip(batch.inputs, batch.indices, batch.crops.tolist(), strict=True):
+        for piece, index, (left, top, side, mirrored) in zip(
+            batch.inputs, batch.indices, batch.crops.tolist(), strict=True
+        ):
             expected = source.array[index, top : top + side, left : left + side]
             np.testing.assert_array_equal(piece, expected[:, ::-1] if mirrored else expected)
             seen_mirrored.add(mirrored)
@@ -46,7 +48,9 @@ def test_training_crops_are_cut_and_mirrored_as_they_say():
 def test_map_crops_are_the_map_of_the_pixel_crop():
     source, images = maps(), pixels().array
     for batch in [*training_batches(source, 4, seed=0, epoch=1), *evaluation_batches(source, 4)]:
-        for piece, index, (left, top, side, mirrored) in zip(batch.inputs, batch.indices, batch.crops.tolist(), strict=True):
+        for piece, index, (left, top, side, mirrored) in zip(
+            batch.inputs, batch.indices, batch.crops.tolist(), strict=True
+        ):
             assert left % 16 == top % 16 == 0
             crop = images[index, top : top + side, left : left + side].astype(np.float32)
             crop = torch.from_numpy(crop[:, ::-1].copy() if mirrored else crop).permute(2, 0, 1)
@@ -83,7 +87,9 @@ def test_workers_share_the_same_global_batches(n, batch_size, world, epoch):
         for part in parts:
             for index, crop in zip(part.indices.tolist(), part.crops.tolist(), strict=True):
                 assert crops.get(index, tuple(crop)) == tuple(crop)
-    once = [int(i) for rank in range(world) for b in evaluation_batches(source, batch_size, rank, world) for i in b.indices]
+    once = [
+        int(i) for rank in range(world) for b in evaluation_batches(source, batch_size, rank, world) for i in b.indices
+    ]
     assert sorted(once) == list(range(n))
 
 

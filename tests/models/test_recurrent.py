@@ -22,7 +22,9 @@ def sigmoid(x):
 def by_hand(model: RMA, f: torch.Tensor, regions: int, cell: str):
     """METHOD 3's equations, one image and one gate at a time, in NumPy float64."""
     weight = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
-    W_x, W_h, bias = (np.split(weight[name], 4) for name in ("memory.of_x.weight", "memory.of_h.weight", "memory.of_x.bias"))
+    W_x, W_h, bias = (
+        np.split(weight[name], 4) for name in ("memory.of_x.weight", "memory.of_h.weight", "memory.of_x.bias")
+    )
     all_scores, all_regions = [], []
     for image in f.double():
         h, c = np.zeros(7), np.zeros(7)

@@ -52,7 +52,9 @@ def test_the_identity_on_a_28_map_averages_the_centres_of_4_by_4_blocks():
 def test_the_sampler_passes_gradcheck_for_map_and_region():
     torch.manual_seed(0)
     f = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
-    regions = torch.tensor([[0.53, 0.11, 0.61, -0.17], [-0.4, 0.2, 0.33, 0.07]], dtype=torch.float64, requires_grad=True)
+    regions = torch.tensor(
+        [[0.53, 0.11, 0.61, -0.17], [-0.4, 0.2, 0.33, 0.07]], dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda f, r: sample(f, r, 3), (f, regions))
 
 
@@ -75,9 +77,9 @@ def test_one_region_has_no_anchor():
 
 
 def boxes(region, crop, size=(100, 100), n=100):
-    return to_pixels(
-        torch.tensor([[region]], dtype=torch.float64), torch.tensor([crop]), n, torch.tensor([size])
-    )[0, 0].tolist()
+    return to_pixels(torch.tensor([[region]], dtype=torch.float64), torch.tensor([crop]), n, torch.tensor([size]))[
+        0, 0
+    ].tolist()
 
 
 def test_a_region_of_a_crop_in_pixels_of_the_original():
@@ -93,9 +95,7 @@ def test_a_region_of_a_crop_in_pixels_of_the_original():
     assert boxes((0.1, 4.0, 0.1, 0.0), (20, 10, 60, 0)) == pytest.approx([167, 37, 173, 43])
 
 
-@given(
-    st.tuples(*[st.floats(-1, 1)] * 4), st.integers(0, 8), st.integers(0, 8), st.booleans()
-)
+@given(st.tuples(*[st.floats(-1, 1)] * 4), st.integers(0, 8), st.integers(0, 8), st.booleans())
 def test_what_is_sampled_is_what_lies_under_the_box(region, left, top, mirrored):
     """Sampling a linear ramp at a region's centre gives the ramp's value at the centre of the region's box."""
     side = 24

@@ -1,0 +1,167 @@
+"""Ray Tune runs jobs on whatever cluster there is; it decides, retries and remembers nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
+from ram_tune.distribution.worker import Order
+from ram_tune.errors import BadInput
+from ram_tune.search.plan import Job
+
+OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
+
+
+class Listener(Protocol):
+    """Told of what happens to jobs, in the driver's process, in order."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, metrics: dict[str, Any]) -> None:
+        """An epoch's metrics, `epoch` among them."""
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """A job ended: well, or with `outcome.error`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    metrics: dict[str, float]  # `test/…`; empty if it failed
+    checkpoint: str = ""  # folder with best.pt and the files of training.results
+    error: str = ""  # traceback
+
+
+@contextmanager
+def ray_cluster() -> Iterator[int]:
+    """A Ray instance of our own on this machine → the CPUs it has."""
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine of one's own is not taken away
+    import ray
+
+    ray.init(
+        address="local",  # never a stale cluster whose address is lying about
+        include_dashboard=True,  # Train frees the resources of a stopped run through it
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()
+
+
+def execute(
+    jobs: Sequence[Job], cpus: int, storage: Path, cache_dir: Path, listeners: Sequence[Listener]
+) -> dict[str, Outcome]:
+    """Run all jobs, those that are needed first → fingerprint: outcome. A job whose need failed is not run, and fails."""
+    outcomes: dict[str, Outcome] = {}
+    for kind in ("stage1", "train"):
+        ready = []
+        for job in (job for job in jobs if job.kind == kind):
+            if job.needs and outcomes[job.needs].error:
+                _tell(listeners, job, outcomes, Outcome({}, error="not run: stage 1, which it starts from, failed"))
+            else:
+                ready.append(job)
+        if ready:
+            _run(ready, cpus, storage, cache_dir, listeners, outcomes)
+    return outcomes
+
+
+def share_of_cpus(job: Job, jobs: int, cpus: int) -> float:
+    """CPUs of a job's worker: what it asks for, else an equal share of the machine, at least one."""
+    return job.config.execution.cpus_per_worker or max(cpus // jobs, 1)
+
+
+def _run(
+    jobs: Sequence[Job],
+    cpus: int,
+    storage: Path,
+    cache_dir: Path,
+    listeners: Sequence[Listener],
+    outcomes: dict[str, Outcome],
+) -> None:
+    from ray import tune
+
+    configs: list[TrialConfig] = []
+    for job in jobs:
+        execution = job.config.execution
+        stage1 = outcomes[job.needs].checkpoint if job.needs else ""
+        order = Order(config=job.config.model_dump_json(), cache_dir=str(cache_dir), stage1=stage1)
+        share = share_of_cpus(job, len(jobs), cpus)
+        if share > cpus:
+            raise BadInput(
+                "execution.cpus_per_worker", found=f"{share:g}", expected=f"at most {cpus}, which is what there is"
+            )
+        configs.append(
+            TrialConfig(
+                fingerprint=job.fingerprint,
+                order=dict(order),
+                storage=str(storage / "train"),
+                cpus=share,
+                gpus=execution.gpus_per_worker,
+            )
+        )
+    at_once = max(int(cpus // max(config["cpus"] for config in configs)), 1)
+    watcher = _watcher({job.fingerprint: job for job in jobs}, listeners, outcomes)
+    tune.Tuner(
+        tune.with_resources(run_trial, DRIVER_RESOURCES),
+        param_space={"job": tune.grid_search(configs)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+        run_config=tune.RunConfig(
+            name=f"tune-{jobs[0].kind}",
+            storage_path=str(storage),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[watcher],
+        ),
+    ).fit()
+
+
+def _tell(listeners: Sequence[Listener], job: Job, outcomes: dict[str, Outcome], outcome: Outcome) -> None:
+    outcomes[job.fingerprint] = outcome
+    for listener in listeners:
+        listener.finished(job, outcome)
+
+
+def _watcher(jobs: dict[str, Job], listeners: Sequence[Listener], outcomes: dict[str, Outcome]) -> Any:
+    """A tune.Callback that passes on what it hears."""
+    from ray import tune
+
+    class Watcher(tune.Callback):
+        def __getstate__(self) -> dict:
+            return {}  # Tune pickles its callbacks; this one lives in the driver only
+
+        def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+            for listener in listeners:
+                listener.started(jobs[trial.config["job"]["fingerprint"]])
+
+        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any) -> None:
+            job = jobs[trial.config["job"]["fingerprint"]]
+            metrics = {name: value for name, value in result.items() if name == "epoch" or "/" in name}
+            if not result.get("finished"):
+                for listener in listeners:
+                    listener.epoch(job, metrics)
+            else:
+                metrics = {name: value for name, value in metrics.items() if name.startswith("test/")}
+                metrics["best_epoch"] = result["best_epoch"]
+                _tell(listeners, job, outcomes, Outcome(metrics, result["checkpoint_path"]))
+
+        def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+            error = Path(trial.error_file).read_text() if trial.error_file else "no traceback was left"
+            _tell(listeners, jobs[trial.config["job"]["fingerprint"]], outcomes, Outcome({}, error=error))
+
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+            job = jobs[trial.config["job"]["fingerprint"]]
+            if job.fingerprint not in outcomes:
+                _tell(listeners, job, outcomes, Outcome({}, error="ended without a final report"))
+
+    return Watcher()
