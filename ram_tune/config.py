@@ -106,7 +106,7 @@ class Model(Section):
     localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
     """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on x_k (and on fc6 and fc7 in stage 1). Probability. *Decided*: 0."""
+    """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
     backbone: Backbone = Backbone()
     """Image to feature map."""
 
@@ -186,6 +186,8 @@ class Stage1(Section):
     """Images per optimiser step. *Decided*: as [RMA], 16."""
     classification: Literal["euclidean", "bce", "asymmetric"] = "euclidean"
     """L_cls of stage 1. [RMA] the same, euclidean."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on fc6 and fc7 in stage 1. Probability. *Decided*: 0, as `model.dropout`; VGG itself was trained with 0.5."""
     trainable: Literal["all", "last_block", "none"] = "all"
     """Which layers of the backbone learn in stage 1. [RMA] all."""
     seed: int = Field(default=0, ge=0)
@@ -289,7 +291,7 @@ class Config(Section):
                 name="whole_image",
                 sample_size=self.model.sample_size,
                 projection_size=self.model.projection_size,
-                dropout=self.model.dropout,
+                dropout=first.dropout,
                 backbone=backbone,
             ),
             loss=Loss(classification=first.classification),

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -17,6 +17,9 @@ from ram_tune.config import Config, fields
 from ram_tune.errors import BadInput, command_line
 from ram_tune.options import add_data_options, cache_dir, make_folder, results_dir
 from ram_tune.presets import configure, from_fields, parse_set
+
+if TYPE_CHECKING:  # torch is imported only once the options are right
+    from ram_tune.training.loop import EpochReport
 
 EXAMPLES = """\
 examples:
@@ -54,12 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
     config = _configuration(options)
 
     from ram_tune.data.roles import load
-    from ram_tune.training.local import train_in_folder
-    from ram_tune.training.loop import EpochReport, NotFiniteError
-    from ram_tune.training.run import identity
 
     caches = cache_dir(options.cache_dir)
     dataset = load(config.data, caches)
+
+    from ram_tune.training.local import train_in_folder
+    from ram_tune.training.loop import NotFiniteError
+    from ram_tune.training.run import identity
+
     name = f"{dataset.name}-{config.model.name}-{identity(config, dataset)[:8]}"
     folder = make_folder((options.resume or options.out or results_dir(None) / name).absolute(), "--out")
     console = Console()
@@ -75,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         bar = bars.add_task("preparing", total=None)
 
         def on_epoch(stage: str, config: Config, report: EpochReport) -> None:
-            bars.console.print(epoch_line(stage, config, report.epoch, report.metrics, report.is_best), highlight=False)
+            line = epoch_line(stage, config, report)
+            bars.console.print(line, highlight=False, soft_wrap=True)
 
         def progress(step: int, steps: int, loss: float) -> None:
             bars.update(bar, description=f"loss {loss:.4f}", completed=step, total=steps)
@@ -112,14 +118,15 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def epoch_line(stage: str, config: Config, epoch: int, values: dict[str, float], is_best: bool) -> str:
+def epoch_line(stage: str, config: Config, report: EpochReport) -> str:
     """One line of progress; a star marks the best epoch so far."""
+    values = report.metrics
     show = {name: values[f"selection/{name}"] for name in ("mAP", "CF1", "OF1")}
     return (
-        f"{stage:<11} epoch {epoch:>3}/{config.training.epochs}  loss {values['train/loss']:.4f}  "
+        f"{stage:<11} epoch {report.epoch:>3}/{config.training.epochs}  loss {values['train/loss']:.4f}  "
         f"selection loss {values['selection/loss']:.4f}  "
         + "  ".join(f"{name} {value:.3f}" for name, value in show.items())
-        + f"  {values['train/images_per_second']:.0f} images/s{'  *' if is_best else ''}"
+        + f"  {values['train/images_per_second']:.0f} images/s{'  *' if report.is_best else ''}"
     )
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import ray
+from ray import tune
+
 from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
 from ram_tune.distribution.worker import Order
 from ram_tune.errors import BadInput
@@ -44,8 +47,6 @@ def ray_cluster() -> Iterator[int]:
     """A Ray instance of our own on this machine → the CPUs it has."""
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine of one's own is not taken away
-    import ray
-
     ray.init(
         address="local",  # never a stale cluster whose address is lying about
         include_dashboard=True,  # Train frees the resources of a stopped run through it
@@ -89,8 +90,6 @@ def _run(
     listeners: Sequence[Listener],
     outcomes: dict[str, Outcome],
 ) -> None:
-    from ray import tune
-
     configs: list[TrialConfig] = []
     for job in jobs:
         execution = job.config.execution
@@ -111,7 +110,7 @@ def _run(
             )
         )
     at_once = max(int(cpus // max(config["cpus"] for config in configs)), 1)
-    watcher = _watcher({job.fingerprint: job for job in jobs}, listeners, outcomes)
+    watcher = _Watcher({job.fingerprint: job for job in jobs}, listeners, outcomes)
     tune.Tuner(
         tune.with_resources(run_trial, DRIVER_RESOURCES),
         param_space={"job": tune.grid_search(configs)},
@@ -132,36 +131,37 @@ def _tell(listeners: Sequence[Listener], job: Job, outcomes: dict[str, Outcome],
         listener.finished(job, outcome)
 
 
-def _watcher(jobs: dict[str, Job], listeners: Sequence[Listener], outcomes: dict[str, Outcome]) -> Any:
-    """A tune.Callback that passes on what it hears."""
-    from ray import tune
+class _Watcher(tune.Callback):
+    """Passes on to `listeners` what Tune says of `jobs` (by fingerprint), and keeps their outcomes."""
 
-    class Watcher(tune.Callback):
-        def __getstate__(self) -> dict:
-            return {}  # Tune pickles its callbacks; this one lives in the driver only
+    def __init__(self, jobs: dict[str, Job], listeners: Sequence[Listener], outcomes: dict[str, Outcome]):
+        self.jobs, self.listeners, self.outcomes = jobs, listeners, outcomes
 
-        def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-            for listener in listeners:
-                listener.started(jobs[trial.config["job"]["fingerprint"]])
+    def __getstate__(self) -> dict:
+        return {}  # Tune pickles its callbacks; this one lives in the driver only
 
-        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any) -> None:
-            job = jobs[trial.config["job"]["fingerprint"]]
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        for listener in self.listeners:
+            listener.started(self._job(trial))
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        job = self._job(trial)
+        if result.get("finished"):
+            metrics = {name: value for name, value in result.items() if name.startswith("test/")}
+            metrics["best_epoch"] = result["best_epoch"]
+            _tell(self.listeners, job, self.outcomes, Outcome(metrics, result["checkpoint_path"]))
+        elif "train/loss" in result:
             metrics = {name: value for name, value in result.items() if name == "epoch" or "/" in name}
-            if not result.get("finished"):
-                for listener in listeners:
-                    listener.epoch(job, metrics)
-            else:
-                metrics = {name: value for name, value in metrics.items() if name.startswith("test/")}
-                metrics["best_epoch"] = result["best_epoch"]
-                _tell(listeners, job, outcomes, Outcome(metrics, result["checkpoint_path"]))
+            for listener in self.listeners:
+                listener.epoch(job, metrics)
 
-        def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-            error = Path(trial.error_file).read_text() if trial.error_file else "no traceback was left"
-            _tell(listeners, jobs[trial.config["job"]["fingerprint"]], outcomes, Outcome({}, error=error))
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        error = Path(trial.error_file).read_text() if trial.error_file else "no traceback was left"
+        _tell(self.listeners, self._job(trial), self.outcomes, Outcome({}, error=error))
 
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-            job = jobs[trial.config["job"]["fingerprint"]]
-            if job.fingerprint not in outcomes:
-                _tell(listeners, job, outcomes, Outcome({}, error="ended without a final report"))
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        if self._job(trial).fingerprint not in self.outcomes:
+            _tell(self.listeners, self._job(trial), self.outcomes, Outcome({}, error="ended without a final report"))
 
-    return Watcher()
+    def _job(self, trial: Any) -> Job:
+        return self.jobs[trial.config["job"]["fingerprint"]]

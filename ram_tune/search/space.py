@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import ram_tune
 from ram_tune.errors import BadInput, nearest
@@ -50,13 +50,6 @@ class Space(_Part):
     published: tuple[Published, ...] = ()
     """Numbers to set beside the measured ones."""
 
-    @field_validator("arms")
-    @classmethod
-    def _known(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for arm, values in arms.items():
-            known_fields(values, f"arm {arm}")
-        return arms
-
     def owned(self) -> dict[str, str]:
         """Field → the first arm that owns it: what `--set` may not touch."""
         return {field: arm for arm, values in reversed(self.arms.items()) for field in values}
@@ -85,7 +78,7 @@ def read(name: str) -> Space:
             remedy=nearest(name, names()),
         )
     try:
-        return Space.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        space = Space.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(path, found=f"what is not YAML ({error})", expected="a search space") from error
     except ValidationError as error:
@@ -98,3 +91,7 @@ def read(name: str) -> Space:
             expected=problem["msg"][:1].lower() + problem["msg"][1:],
             remedy=nearest(field, Space.model_fields) if unknown else "",
         ) from None
+    known_fields(space.base, f"{path}: base")
+    for arm, values in space.arms.items():
+        known_fields(values, f"{path}: arms.{arm}")
+    return space

@@ -76,6 +76,7 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -1,0 +1,110 @@
+"""The command line: a whole run, its files, going on, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ram_tune.errors import BadInput
+from ram_tune.train import main
+
+# The packages the first floors must not need.
+ABSENT = ("ray", "mlflow", "optuna", "pycocotools", "sklearn", "scipy", "pandas")
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))\nfrom ram_tune.train import main\nsys.exit(main())"
+
+
+def run(*arguments: str, without: bool = False) -> subprocess.CompletedProcess:
+    how = ["-c", WITHOUT] if without else ["-m", "ram_tune.train"]
+    return subprocess.run([sys.executable, *how, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_whole_run_where_only_pytorch_is_installed(pictures, tiny, tmp_path):
+    out = tmp_path / "out"
+    done = run("--data", str(pictures), "--cache-dir", str(tmp_path), "--out", str(out), "--set", *tiny, without=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stage1 ") == 2
+    assert done.stdout.count("rma ") == 3
+    final = json.loads((out / "metrics.json").read_text())
+    assert f"mAP {final['test']['mAP']:.4f}" in done.stdout
+    for name in (
+        "config.yaml",
+        "metrics.json",
+        "per_label.csv",
+        "scores.npz",
+        "checkpoint/best.pt",
+        "stage1/metrics.json",
+    ):
+        assert (out / name).is_file()
+        assert name in done.stdout  # files are named at the end
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_resume_takes_the_settings_of_the_folder(pictures, tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["--cache-dir", str(tmp_path)]
+    main(["--data", str(pictures), *common, "--out", str(out), "--set", *tiny, "stage1.epochs=0"])
+    (out / "metrics.json").unlink()  # as if it had been interrupted in the final test
+    (out / "checkpoint" / "best.pt").rename(out / "checkpoint" / "kept.pt")
+    (out / "checkpoint" / "kept.pt").rename(out / "checkpoint" / "best.pt")
+    capsys.readouterr()
+    assert main(["--resume", str(out), *common]) == 0
+    assert "test (best epoch" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="another configuration"):
+        main(["--resume", str(out), *common, "--set", "model.regions=1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "voc2007"], "--data-root"),
+        (["--data", "voc2007", "--data-root", "/nowhere"], "/nowhere"),
+        (["--data", "coco2014", "--data-root", "/tmp"], "instances_train2014.json"),
+        (["--data", "imagenet"], "coco2014, scenes, voc2007"),
+        (["--set", "model.region=3"], "Did you mean model.regions?"),
+        (["--resume", "/nowhere"], "config.yaml"),
+        (["--cache-dir", "/proc/nowhere"], "--cache-dir"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAM_TUNE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("RAM_TUNE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BadInput) as caught:
+        main(arguments)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shell_sees_exit_code_2_and_one_line(tmp_path):
+    done = run("--data", "voc2007", "--data-root", str(tmp_path / "gone"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_stage_1_of_another_run_is_refused(pictures, tiny, tmp_path):
+    main(["--data", str(pictures), "--cache-dir", str(tmp_path), "--out", str(tmp_path / "a"), "--set", *tiny])
+    best = tmp_path / "a" / "stage1" / "checkpoint" / "best.pt"
+    arguments = ["--data", str(pictures), "--cache-dir", str(tmp_path), "--stage1", str(best)]
+    assert main([*arguments, "--out", str(tmp_path / "b"), "--set", *tiny, "loss.anchor=off"]) == 0
+    assert not (tmp_path / "b" / "stage1").exists()
+    with pytest.raises(BadInput, match=r"model\.projection_size 16 there, 8 here"):
+        main([*arguments, "--out", str(tmp_path / "c"), "--set", *tiny, "model.projection_size=8"])
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("examples:", "--data-root", "--resume", "--set", "--stage1"))
+    main(["--fields"])
+    assert "loss.anchor_weight = 0.01\n    lambda1. [RMA] 0.01." in capsys.readouterr().out
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, ram_tune.train; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
