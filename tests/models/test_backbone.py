@@ -63,7 +63,7 @@ def test_frozen_batch_norm_keeps_its_statistics(frozen):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"name": "vgg61"}, "Did you mean vgg"),
+        ({"name": "vgg17"}, "Did you mean vgg1"),
         ({"name": "resnet18", "weights": "none"}, "model.backbone.layer"),
         ({"name": "resnet18", "weights": "none", "layer": "layer9"}, "Did you mean layer"),
         ({"weights": "IMAGENET1K_V7"}, "IMAGENET1K_V1 or DEFAULT"),
