@@ -71,10 +71,19 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
     """
     values: dict[str, Any] = dict(preset(data)) if data else {}
     if root:
-        values["data.root"] = str(Path(root).expanduser())
+        values["data.root"] = root
     for layer in (*layers, overrides or {}):
         values.update(layer)
+    for field in ("data.root", "data.file", "model.backbone.weights"):
+        value = values.get(field)
+        if isinstance(value, str) and value and (field.startswith("data.") or is_path(value)):
+            values[field] = str(Path(value).expanduser().absolute())  # the same from another folder or process
     return from_fields(values)
+
+
+def is_path(weights: str) -> bool:
+    """Whether `model.backbone.weights` names a file rather than torchvision weights or `none`."""
+    return bool(Path(weights).suffix) or "/" in weights
 
 
 def preset(name: str) -> Fields:

@@ -19,6 +19,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from ram_tune.config import Backbone as BackboneConfig
 from ram_tune.config import file_digest
 from ram_tune.errors import BadInput, nearest
+from ram_tune.presets import is_path
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_CHANNELS = (16, 32, 64, 128, 256)  # what a CPU core trains at some hundred images/s
@@ -44,6 +45,7 @@ class Backbone(nn.Module):
         Raises BadInput for an unknown name or layer, and for weights that do not fit.
         """
         super().__init__()
+        _require_known(config.name)
         self.layers = _small() if config.name == "small" else _torchvision(config, weights)
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.name != "small" else ((0.5,) * 3, (0.25,) * 3)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -99,14 +101,6 @@ def _small() -> nn.Sequential:
 
 
 def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> nn.Module:
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.name not in names:
-        raise BadInput(
-            "model.backbone.name",
-            found=repr(config.name),
-            expected="small, or a torchvision classification model such as vgg16 or resnet50",
-            remedy=nearest(config.name, ["small", *names]),
-        )
     layer = config.layer or KNOWN_LAYERS.get(config.name, "")
     # Never the library's own initialisation where weights follow: VGG's fc6 and fc7 alone would take a second.
     network = torchvision.models.get_model(config.name, weights=None, **_quick(config.name, weights))
@@ -154,12 +148,24 @@ def _load(extractor: nn.Module, weights: Mapping[str, Tensor], config: BackboneC
     extractor.load_state_dict({name: weights[name].float() for name in own if name in weights}, strict=False)
 
 
+def _require_known(name: str) -> None:
+    known = ["small", *torchvision.models.list_models(module=torchvision.models)]
+    if name not in known:
+        raise BadInput(
+            "model.backbone.name",
+            found=repr(name),
+            expected="small, or a torchvision classification model such as vgg16 or resnet50",
+            remedy=nearest(name, known),
+        )
+
+
 def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
     """The state dict that `config.weights` names: a torchvision weights name, a file, or `none` (gives None).
 
     Files are read with `weights_only=True`: nothing in them is executed. Raises BadInput for a file that is not there or
-    is no state dict, and for a name that is unknown or cannot be downloaded.
+    is no state dict, for an unknown backbone, and for a name of weights that is unknown or cannot be downloaded.
     """
+    _require_known(config.name)
     if config.weights == "none" or config.name == "small":
         if config.weights != "none":
             raise BadInput(
@@ -169,8 +175,8 @@ def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
                 remedy="Set model.backbone.weights=none.",
             )
         return None
-    if is_file(config):
-        return read_state_dict(Path(config.weights).expanduser())
+    if is_path(config.weights):
+        return read_state_dict(Path(config.weights))
     where = "model.backbone.weights"
     try:
         entry = torchvision.models.get_model_weights(config.name)[config.weights]
@@ -192,16 +198,11 @@ def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
         ) from error
 
 
-def is_file(config: BackboneConfig) -> bool:
-    """Whether `weights` names a file rather than torchvision weights."""
-    return config.weights != "none" and bool(Path(config.weights).suffix or "/" in config.weights)
-
-
 def weights_fingerprint(config: BackboneConfig) -> dict[str, str]:
     """`{"weights": hash of the file}` where weights are a file, for `Config.fingerprint`; else nothing."""
-    if not is_file(config):
+    if not is_path(config.weights):
         return {}
-    path = Path(config.weights).expanduser()
+    path = Path(config.weights)
     if not path.is_file():
         raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
     return {"weights": file_digest(path)}
