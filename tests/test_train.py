@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -108,3 +109,24 @@ def test_the_command_line_starts_without_torch():
     code = "import sys, ram_tune.train; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_broken_test_image_is_found_before_training(pictures, tiny, tmp_path, capsys):
+    shutil.copytree(pictures.parent, tmp_path / "own")
+    broken = tmp_path / "own" / "35.png"  # of the test split
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(BadInput, match=r"35\.png: found a damaged image"):
+        main(
+            [
+                "--data",
+                str(tmp_path / "own" / "labels.csv"),
+                "--cache-dir",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "o"),
+                "--set",
+                *tiny,
+            ]
+        )
+    assert "epoch" not in capsys.readouterr().out
+    assert not list((tmp_path / "o").iterdir())

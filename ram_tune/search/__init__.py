@@ -1,0 +1,1 @@
+"""Many runs become an answer."""

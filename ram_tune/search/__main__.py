@@ -47,9 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ram_tune.data.roles import load
     from ram_tune.search.plan import plan
+    from ram_tune.training.run import cache_images
 
     dataset = load(base.data, caches)
     jobs = plan(space, data, options.data_root, overrides, seeds, dataset)
+    for job in jobs:
+        cache_images(job.config, dataset, caches)
 
     from ram_tune.search.executor import execute, ray_cluster
     from ram_tune.search.record import Record

@@ -13,7 +13,7 @@ from ram_tune.errors import BadInput
 from ram_tune.training import checkpoint
 from ram_tune.training.loop import EpochReport, Progress, finish, fit
 from ram_tune.training.results import CONFIG, config_yaml, read_summary, write, write_results
-from ram_tune.training.run import identity, prepare
+from ram_tune.training.run import cache_images, identity, prepare
 
 CHECKPOINTS = "checkpoint"
 
@@ -40,6 +40,7 @@ def train_in_folder(
     done = _finished(config, folder, dataset)
     if done is not None:
         return done
+    cache_images(config, dataset, cache_dir)
     first = config.stage1_config()
     if first is not None and stage1 is None:
         train_in_folder(first, folder / "stage1", cache_dir, None, on_epoch, progress, dataset)

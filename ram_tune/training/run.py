@@ -115,6 +115,15 @@ def identity(config: Config, dataset: Dataset) -> str:
     return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone)})
 
 
+def cache_images(config: Config, dataset: Dataset, cache_dir: Path) -> None:
+    """Resize every image of every role, unless that has been done: a broken one is found before hours of training.
+
+    Raises BadInput naming it.
+    """
+    for role in ("train", "selection", "test"):
+        resized_images(getattr(dataset, role), config.data, cache_dir)
+
+
 def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset: Dataset | None = None) -> Run:
     """Build a run; the same configuration and seed build the same one.
 
