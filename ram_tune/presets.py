@@ -44,13 +44,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.projection_size": 256,
         "model.hidden_size": 256,
         "model.feature_size": 256,
-        # The Euclidean loss of a softmax hardly moves a network that starts from nothing: binary cross-entropy, which
-        # is some ten times as large, and gamma with it.
+        # The Euclidean loss of a softmax hardly moves a network that starts from nothing.
         "loss.classification": "bce",
-        "loss.localization_weight": 1.0,
         "training.epochs": 14,
         "training.batch_size": 32,
-        "training.learning_rate": 5e-4,
+        "training.learning_rate": 1e-3,
+        "training.localization_lr_multiplier": 0.3,  # else regions jump about faster than anything can be learned of them
         "training.lr_steps": [11],
         "training.select_by": "mAP",  # far into training the loss grows again while the ranking improves
         "stage1.classification": "bce",
