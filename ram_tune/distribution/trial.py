@@ -27,8 +27,7 @@ class TrialConfig(TypedDict):
     fingerprint: str
     order: dict[str, Any]  # worker.Order
     storage: str
-    cpus: float
-    gpus: float
+    resources: dict[str, float]  # CPU and GPU of the worker
 
 
 def run_trial(config: dict[str, TrialConfig]) -> None:
@@ -41,11 +40,11 @@ def run_trial(config: dict[str, TrialConfig]) -> None:
 
     from ram_tune.distribution.worker import train_worker
 
-    resources = {"CPU": job["cpus"], **({"GPU": job["gpus"]} if job["gpus"] else {})}
+    resources = {name: amount for name, amount in job["resources"].items() if amount}
     TorchTrainer(
         train_worker,
         train_loop_config=job["order"],
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=job["gpus"] > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=1, use_gpu="GPU" in resources, resources_per_worker=resources),
         run_config=RunConfig(
             name=job["fingerprint"],
             storage_path=job["storage"],

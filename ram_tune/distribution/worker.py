@@ -17,7 +17,20 @@ class Order(TypedDict):
 
 
 def train_worker(order: dict[str, Any]) -> None:
-    """One whole run: report every epoch with a checkpoint to go on from; at the end report the test with the results.
+    """A whole run. What no second try would mend (bad input, a loss that is not finite) is reported as its error."""
+    import ray.train
+
+    from ram_tune.errors import BadInput
+    from ram_tune.training.loop import NotFiniteError
+
+    try:
+        _train(order)
+    except (BadInput, NotFiniteError) as error:
+        ray.train.report({"error": f"{type(error).__name__}: {error}"})
+
+
+def _train(order: dict[str, Any]) -> None:
+    """Report every epoch with a checkpoint to go on from; at the end report the test with the results.
 
     Each checkpoint is a folder with best.pt (weights) and last.pt (everything); the last one holds best.pt and the files
     of `training.results` instead, so that the run's outcome travels and survives as its checkpoints do.

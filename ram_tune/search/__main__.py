@@ -68,13 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    with ray_cluster() as cpus:
-        outcomes = execute(jobs, cpus, storage, caches, [record, Display(console)])
+    try:
+        with ray_cluster() as there:
+            outcomes = execute(jobs, there, storage, caches, [record, Display(console)])
+    except BaseException:
+        record.abandon()
+        raise
     table = results_table(space, base, jobs, outcomes)
     console.print(table)
     failures = [job for job in jobs if outcomes[job.fingerprint].error]
     for job in failures:
-        console.print(f"FAILED {job.name}: {_last_line(outcomes[job.fingerprint].error)}", markup=False)
+        console.print(f"FAILED {job.name}: {_last_line(outcomes[job.fingerprint].error)}", markup=False, soft_wrap=True)
     with console.capture() as text:
         console.print(table)
     record.close(text.get(), failed=bool(failures))
@@ -112,7 +116,7 @@ class Display:
 
 def results_table(space: Space, base: Config, jobs: list[Any], outcomes: dict[str, Any]) -> Table:
     """Arm, seed, test metrics, and the published number with what differs."""
-    table = Table(title=f"{space.title} on {base.data.name}: test, single crop, the network's own scores; in percent")
+    table = Table(title=f"{space.title} on {base.data.name}, in percent", caption="test, single crop, network scores")
     for column in ("arm", "seed", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
         table.add_column(column, justify="left" if column in ("arm", "published mAP") else "right")
     for job in jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ class Outcome:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[int]:
-    """A Ray instance of our own on this machine → the CPUs it has."""
+def ray_cluster() -> Iterator[dict[str, float]]:
+    """A Ray instance of our own on this machine → the CPUs and GPUs it has."""
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine of one's own is not taken away
     ray.init(
@@ -55,15 +55,21 @@ def ray_cluster() -> Iterator[int]:
         object_store_memory=OBJECT_STORE_BYTES,
     )
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        there = ray.cluster_resources()
+        yield {name: there.get(name, 0.0) for name in ("CPU", "GPU")}
     finally:
         ray.shutdown()
 
 
 def execute(
-    jobs: Sequence[Job], cpus: int, storage: Path, cache_dir: Path, listeners: Sequence[Listener]
+    jobs: Sequence[Job], there: Mapping[str, float], storage: Path, cache_dir: Path, listeners: Sequence[Listener]
 ) -> dict[str, Outcome]:
-    """Run all jobs, those that are needed first → fingerprint: outcome. A job whose need failed is not run, and fails."""
+    """Run all jobs, those that are needed first → fingerprint: outcome. A job whose need failed is not run, and fails.
+
+    `there` is what `ray_cluster` gave. Raises BadInput, before anything runs, for a job that could never be placed.
+    """
+    for job in jobs:
+        _require_room(job, there)
     outcomes: dict[str, Outcome] = {}
     for kind in ("stage1", "train"):
         ready = []
@@ -73,18 +79,30 @@ def execute(
             else:
                 ready.append(job)
         if ready:
-            _run(ready, cpus, storage, cache_dir, listeners, outcomes)
+            _run(ready, there, storage, cache_dir, listeners, outcomes)
     return outcomes
 
 
-def share_of_cpus(job: Job, jobs: int, cpus: int) -> float:
-    """CPUs of a job's worker: what it asks for, else an equal share of the machine, at least one."""
-    return job.config.execution.cpus_per_worker or max(cpus // jobs, 1)
+def resources(job: Job, jobs: int, there: Mapping[str, float]) -> dict[str, float]:
+    """CPUs and GPUs of a job's worker: what it asks for; CPUs else an equal share of what is there, at least one."""
+    execution = job.config.execution
+    return {"CPU": execution.cpus_per_worker or max(there["CPU"] // jobs, 1), "GPU": execution.gpus_per_worker}
+
+
+def _require_room(job: Job, there: Mapping[str, float]) -> None:
+    for name, wanted in resources(job, 1, there).items():
+        if wanted > there[name]:
+            raise BadInput(
+                f"execution.{name.lower()}s_per_worker",
+                found=f"{wanted:g}",
+                expected=f"at most {there[name]:g}, which is what this machine has",
+                remedy="The run could never start. Ask for less.",
+            )
 
 
 def _run(
     jobs: Sequence[Job],
-    cpus: int,
+    there: Mapping[str, float],
     storage: Path,
     cache_dir: Path,
     listeners: Sequence[Listener],
@@ -92,24 +110,18 @@ def _run(
 ) -> None:
     configs: list[TrialConfig] = []
     for job in jobs:
-        execution = job.config.execution
         stage1 = outcomes[job.needs].checkpoint if job.needs else ""
         order = Order(config=job.config.model_dump_json(), cache_dir=str(cache_dir), stage1=stage1)
-        share = share_of_cpus(job, len(jobs), cpus)
-        if share > cpus:
-            raise BadInput(
-                "execution.cpus_per_worker", found=f"{share:g}", expected=f"at most {cpus}, which is what there is"
-            )
         configs.append(
             TrialConfig(
                 fingerprint=job.fingerprint,
                 order=dict(order),
                 storage=str(storage / "train"),
-                cpus=share,
-                gpus=execution.gpus_per_worker,
+                resources=resources(job, len(jobs), there),
             )
         )
-    at_once = max(int(cpus // max(config["cpus"] for config in configs)), 1)
+    # More trials than workers fit would start drivers that only wait.
+    at_once = min(int(there[name] // n) for config in configs for name, n in config["resources"].items() if n)
     watcher = _Watcher({job.fingerprint: job for job in jobs}, listeners, outcomes)
     tune.Tuner(
         tune.with_resources(run_trial, DRIVER_RESOURCES),
@@ -146,7 +158,9 @@ class _Watcher(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any) -> None:
         job = self._job(trial)
-        if result.get("finished"):
+        if result.get("error"):
+            _tell(self.listeners, job, self.outcomes, Outcome({}, error=result["error"]))
+        elif result.get("finished"):
             metrics = {name: value for name, value in result.items() if name.startswith("test/")}
             metrics["best_epoch"] = result["best_epoch"]
             _tell(self.listeners, job, self.outcomes, Outcome(metrics, result["checkpoint_path"]))

@@ -68,6 +68,12 @@ class Record:
             self.best = max(self.best, outcome.metrics["test/mAP"])
             self._metrics(self.parent, {"best/mAP": self.best}, self.done)
 
+    def abandon(self) -> None:
+        """End everything that has not ended: the search was interrupted."""
+        for run in (*self.children.values(), self.parent):
+            if self.client.get_run(run).info.status == "RUNNING":
+                self.client.set_terminated(run, "KILLED")
+
     def close(self, table: str, failed: bool) -> None:
         """End the parent run with its table."""
         self.client.log_text(self.parent, table, "table.txt")

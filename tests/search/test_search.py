@@ -10,28 +10,25 @@ import sys
 import pytest
 
 from ram_tune.errors import BadInput
+from ram_tune.search import space as spaces
 from ram_tune.search.__main__ import main
 
 pytestmark = pytest.mark.ray
 
 
-def test_two_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_path):
+DIVERGES = "  diverges: {training.localization_lr_multiplier: 1.0e+30}\n\nseeds"
+
+
+def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_path):
     from mlflow import MlflowClient
 
     from ram_tune.train import main as train
 
     environment = {**os.environ, "RAM_TUNE_CACHE": str(tmp_path / "cache")}
-    command = [
-        sys.executable,
-        "-m",
-        "ram_tune.search",
-        "constraints",
-        "--data",
-        str(pictures),
-        "--arms",
-        "none",
-        "A+S+P",
-    ]
+    space = tmp_path / "three.yaml"
+    space.write_text((spaces.folder() / "constraints.yaml").read_text().replace("\nseeds", DIVERGES))
+    arms = "none", "A+S+P", "diverges"
+    command = [sys.executable, "-m", "ram_tune.search", str(space), "--data", str(pictures), "--arms", *arms]
     one_thread = "execution.cpus_per_worker=1"
     done = subprocess.run(
         [*command, "--set", *tiny, one_thread],
@@ -42,16 +39,22 @@ def test_two_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, t
         timeout=400,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr  # one arm failed
 
-    # One parent, a stage 1 and two arms below it, all finished, in the store that a bare `mlflow ui` here would open.
+    # One parent, a stage 1 and the arms below it, in the store that a bare `mlflow ui` here would open.
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("constraints-labels")
+    experiment = client.get_experiment_by_name("three-labels")
     runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = (run for run in runs if run.data.tags["ram_tune.role"] == "search")
     children = {run.data.tags["ram_tune.setting"]: run for run in runs if run is not parent}
-    assert set(children) == {"stage 1", "none", "A+S+P"}
+    assert {setting: run.info.status for setting, run in children.items()} == {
+        "stage 1": "FINISHED",
+        "none": "FINISHED",
+        "A+S+P": "FINISHED",
+        "diverges": "FAILED",
+    }
+    assert [item.path for item in client.list_artifacts(children["diverges"].info.run_id)] == ["traceback.txt"]
+    assert "FAILED diverges · seed 0: NotFiniteError: epoch 1, batch 2: the" in done.stdout
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
 
     arm = children["A+S+P"]
