@@ -46,11 +46,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.feature_size": 256,
         # The Euclidean loss of a softmax hardly moves a network that starts from nothing.
         "loss.classification": "bce",
-        "training.epochs": 14,
+        "training.epochs": 10,
         "training.batch_size": 32,
         "training.learning_rate": 1e-3,
         "training.localization_lr_multiplier": 0.3,  # else regions jump about faster than anything can be learned of them
-        "training.lr_steps": [11],
+        "training.lr_steps": [8],
         "training.select_by": "mAP",  # far into training the loss grows again while the ranking improves
         "stage1.classification": "bce",
         "stage1.epochs": 24,

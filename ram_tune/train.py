@@ -91,6 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
         except NotFiniteError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print(f"interrupted; go on with: python -m ram_tune.train --resume {folder}", file=sys.stderr)
+            return 130
     _print_summary(console, summary, folder, time.perf_counter() - started)
     return 0
 

@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = Path(options.search).stem
     overrides = parse_set(options.set)
     data = options.data or "scenes"
-    seeds = options.seeds or space.seeds
+    seeds = space.seeds if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise BadInput("--seeds", found=seeds, expected="at least 1")
 
     from ram_tune.search.plan import base_config
 

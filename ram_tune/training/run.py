@@ -16,6 +16,7 @@ from ram_tune.data.annotations import Annotations
 from ram_tune.data.batches import Source
 from ram_tune.data.cache import feature_maps, resized_images
 from ram_tune.data.roles import Dataset, load
+from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
 from ram_tune.models.network import Network, build
 from ram_tune.models.recurrent import RMA
@@ -54,7 +55,7 @@ class Run:
 
     @cached_property
     def test(self) -> Source:
-        """The test images. Nothing but the final evaluation asks for them, so nothing else has them even decoded."""
+        """The test images. Nothing but the final evaluation asks for them."""
         return self._source(self.dataset.test, mirror=False)
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -133,11 +134,16 @@ def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset
     execution = config.execution
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    device = torch.device(
-        execution.device if execution.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    )
+    device = _device(execution.device)
     dataset = dataset or load(config.data, cache_dir)
     first = config.stage1_config()
+    if first is None and stage1 is not None:
+        raise BadInput(
+            "stage 1",
+            found=stage1,
+            expected=f"none: model.name={config.model.name} with stage1.epochs={config.stage1.epochs} starts from no stage 1",
+            remedy="Leave it out, or set model.name=rma and stage1.epochs.",
+        )
     start = None
     if first is not None and stage1 is not None:
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
@@ -147,6 +153,21 @@ def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset
     return Run(
         config, dataset, identity(config, dataset), cache_dir, device, network, criterion, _adam(config, network)
     )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            "execution.device",
+            found=f"{name!r} ({reason})",
+            expected="a device of this machine",
+            remedy="Such as auto, cpu, cuda or cuda:1.",
+        ) from error
 
 
 def _adam(config: Config, network: Network) -> torch.optim.Optimizer:

@@ -92,6 +92,7 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_p
     [
         (["constrains"], "Did you mean constraints"),
         (["constraints", "--arms", "A+S+Q"], "Did you mean A"),
+        (["constraints", "--seeds", "0"], "--seeds: found 0"),
         (["constraints", "--set", "loss.anchor=off"], "arm 'none' sets"),
         (["constraints", "--data", "voc2007", "--data-root", "/nowhere"], "/nowhere"),
     ],

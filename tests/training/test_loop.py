@@ -166,6 +166,16 @@ def test_cached_maps_give_what_convolving_gives(config, tmp_path):
     assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)  # maps are kept in bfloat16
 
 
+def test_a_device_that_is_not_there_is_named(config, tmp_path):
+    with pytest.raises(BadInput, match=r"execution\.device: found 'gpu'"):
+        prepare(changed(config, "stage1.epochs=0", "execution.device=gpu"), tmp_path)
+
+
+def test_a_stage_1_for_a_model_that_needs_none_is_refused(config, tmp_path):
+    with pytest.raises(BadInput, match="starts from no stage 1"):
+        prepare(changed(config, "stage1.epochs=0"), tmp_path, tmp_path / "best.pt")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
