@@ -15,7 +15,7 @@ from ram_tune.errors import BadInput, command_line
 from ram_tune.options import add_data_options, cache_dir, results_dir
 from ram_tune.presets import parse_set
 from ram_tune.search import space as spaces
-from ram_tune.search.space import Space
+from ram_tune.search.space import Published, Space
 
 EXAMPLES = """\
 examples:
@@ -117,28 +117,31 @@ class Display:
 
 
 def results_table(space: Space, base: Config, jobs: list[Any], outcomes: dict[str, Any]) -> Table:
-    """Arm, seed, test metrics, and the published number with what differs."""
-    table = Table(title=f"{space.title} on {base.data.name}, in percent", caption="test, single crop, network scores")
-    for column in ("arm", "seed", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
-        table.add_column(column, justify="left" if column in ("arm", "published mAP") else "right")
+    """Arm, seed, test metrics, and the published number, marked with what it is a number of."""
+    columns = ("arm", "seed", "mAP", "CF1", "OF1", "best epoch", "published mAP")
+    marks: dict[str, str] = {}  # how a published number was measured → its mark
+    rows = []
     for job in jobs:
         found = outcomes[job.fingerprint].metrics
         values = [f"{100 * found[f'test/{name}']:.1f}" if found else "failed" for name in ("mAP", "CF1", "OF1")]
         best = f"{found['best_epoch']:.0f}" if found else ""
-        published = published_note(space, job.setting, base) if job.kind == "train" else ""
-        table.add_row(job.setting, str(job.config.training.seed), *values, best, published)
+        entry = published(space, job.setting, base.data.name) if job.kind == "train" else None
+        note = f"{entry.mAP:.1f} {marks.setdefault(entry.protocol(), '*' * (1 + len(marks)))}" if entry else ""
+        rows.append((job.setting, str(job.config.training.seed), *values, best, note))
+    footnotes = [f"{mark} {how}" for how, mark in marks.items()]
+    caption = "\n".join(["measured: test, single crop, the network's own scores", *footnotes])
+    table = Table(title=f"{space.title} on {base.data.name}, in percent", caption=caption)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def published_note(space: Space, arm: str, base: Config) -> str:
-    """The published mAP of an arm: on this dataset, else on the first that has one, and how that one was measured."""
+def published(space: Space, arm: str, dataset: str) -> Published | None:
+    """The published mAP of an arm: on this dataset, else on the first that has one."""
     known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
-    same = [entry for entry in known if entry.dataset == base.data.name] or known
-    if not same:
-        return ""
-    entry = same[0]
-    how = f"{entry.dataset} {entry.split}, N={entry.scale}, {entry.views} views, {entry.classifier}"
-    return f"{entry.mAP:.1f} ({how})"
+    return next((entry for entry in known if entry.dataset == dataset), known[0] if known else None)
 
 
 def _chosen(space: Space, arms: list[str] | None) -> Space:

@@ -31,6 +31,10 @@ class Published(_Part):
     CF1: float | None = None
     OF1: float | None = None
 
+    def protocol(self) -> str:
+        """What it is a number of, in words."""
+        return f"{self.source}: {self.dataset} {self.split}, N={self.scale}, {self.views} views, {self.classifier}"
+
 
 class Space(_Part):
     """One question and the settings that answer it."""
