@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,9 @@ RESULT_VERSION = 1
 
 NOT_HASHED: dict[str, Any] = {"hashed": False}
 """Marks a field (or a group) that does not change what a run computes."""
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -159,7 +162,7 @@ class Training(Section):
     """Learning rate of the layer that says the next region, relative to the others. *Decided*: 1."""
     backbone_lr_multiplier: float = Field(default=1.0, ge=0)
     """Learning rate of the backbone, relative to the others. [RMA] 1."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Share, Share] = (0.9, 0.999)
     """Adam's decay rates. [RMA] 0.9 and 0.999."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 penalty of Adam. *Decided*: 0."""
@@ -168,7 +171,7 @@ class Training(Section):
     select_by: Literal["loss", "mAP", "CF1", "OF1"] = "loss"
     """Quantity on the selection split whose best epoch is kept. [RMA] lowest loss."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward pass: autocast to bfloat16 where the device has it, or single. *Decided*: bf16."""
+    """Arithmetic of the forward pass: autocast to bfloat16 (on GPUs that have it), or single. *Decided*: bf16."""
     seed: int = Field(default=0, ge=0)
     """Seed of weights, order, crops and mirrors. Default 0."""
 
@@ -203,7 +206,7 @@ class Evaluation(Section):
     """Probability a given label must reach. [RMA] 0.5."""
     normalize: bool = True
     """Rank images by log softmax(s) where L_cls is euclidean: it does not see a constant added to all scores of an image,
-    so raw ones do not compare between images. *Decided*: on (VOC subset of the README: mAP 0.67 instead of 0.56)."""
+    so raw ones do not compare between images. *Decided*: on."""
 
 
 class Execution(Section):
@@ -213,8 +216,8 @@ class Execution(Section):
     """`auto`: a GPU where there is one; or a torch device. Default auto."""
     cpus_per_worker: float = Field(default=0, ge=0)
     """CPUs reserved for one run of a search; 0: an equal share of the machine for each run at hand. Default 0."""
-    gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs reserved for one run of a search. Default 0."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs reserved for one run of a search; not set: one where there are any. Default not set."""
     accumulate: int = Field(default=1, ge=1)
     """Pieces in which a batch is processed, to save memory. Default 1."""
     evaluation_batch_size: int = Field(default=32, ge=1)
@@ -284,6 +287,8 @@ class Config(Section):
         first = self.stage1
         kept = {"epochs", "learning_rate", "lr_steps", "batch_size", "seed"}
         backbone = self.model.backbone.model_copy(update={"trainable": first.trainable})
+        kind = {name for name in Loss.model_fields if name.startswith("asymmetric_")}
+        asymmetric = self.loss.model_dump(include=kind) if first.classification == "asymmetric" else {}
         crop = self.data.crop if first.trainable == "none" else "pixels"
         return Config(
             data=self.data.model_copy(update={"crop": crop}),
@@ -294,7 +299,7 @@ class Config(Section):
                 dropout=first.dropout,
                 backbone=backbone,
             ),
-            loss=Loss(classification=first.classification),
+            loss=Loss(classification=first.classification, **asymmetric),
             training=self.training.model_copy(
                 update={**first.model_dump(include=kept), "localization_lr_multiplier": 1.0}
             ),

@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ram_tune.config import Config, fields
 from ram_tune.errors import BadInput, command_line
 from ram_tune.options import add_data_options, cache_dir, make_folder, results_dir
-from ram_tune.presets import configure, from_fields, parse_set
+from ram_tune.presets import configure, parse_set
 
 if TYPE_CHECKING:  # torch is imported only once the options are right
     from ram_tune.training.loop import EpochReport
@@ -100,25 +99,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _configuration(options: argparse.Namespace) -> Config:
     overrides = parse_set(options.set)
-    if options.resume is None or options.data:
+    if options.resume is None:
         return configure(options.data or "scenes", options.data_root, overrides=overrides)
-    path = options.resume / "config.yaml"
-    if not path.is_file():
-        raise BadInput(
-            "--resume", found=f"no {path}", expected="the folder of a run", remedy="Name one, or start anew with --out."
-        )
-    try:
-        tree: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())
-        return from_fields(_flatten(tree) | overrides, str(path))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise BadInput(path, found="a damaged file", expected="the configuration of a run") from error
+    for name in ("data", "data_root", "out"):
+        if getattr(options, name):
+            raise BadInput(
+                f"--{name.replace('_', '-')}",
+                found="both this and --resume",
+                expected="--resume alone: a run goes on with its own settings",
+                remedy="Where its data have moved, add --set data.root=DIR.",
+            )
+    from ram_tune.training.results import read_config
 
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    if not (options.resume / "config.yaml").is_file():
+        found = f"no {options.resume / 'config.yaml'}"
+        raise BadInput("--resume", found=found, expected="the folder of a run", remedy="Start one with --out.")
+    return configure("", "", read_config(options.resume).flat(), overrides=overrides)
 
 
 def epoch_line(stage: str, config: Config, report: EpochReport) -> str:
@@ -140,7 +136,11 @@ def _print_summary(console: Console, summary: dict[str, Any], folder: Path, seco
         + "  ".join(f"{name} {summary['test'][name]:.4f}" for name in names)
         + f"  (chance mAP {summary['test']['chance']:.4f})"
         + f"\n{seconds:.0f} s; files in {folder}: "
-        + ", ".join(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())),
+        + ", ".join(
+            sorted(
+                str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+            )
+        ),
         highlight=False,
         soft_wrap=True,
     )

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -43,18 +45,58 @@ def test_a_whole_run_where_only_pytorch_is_installed(pictures, tiny, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_resume_takes_the_settings_of_the_folder(pictures, tiny, tmp_path, capsys):
-    out = tmp_path / "out"
-    common = ["--cache-dir", str(tmp_path)]
-    main(["--data", str(pictures), *common, "--out", str(out), "--set", *tiny, "stage1.epochs=0"])
-    (out / "metrics.json").unlink()  # as if it had been interrupted in the final test
-    (out / "checkpoint" / "best.pt").rename(out / "checkpoint" / "kept.pt")
-    (out / "checkpoint" / "kept.pt").rename(out / "checkpoint" / "best.pt")
-    capsys.readouterr()
-    assert main(["--resume", str(out), *common]) == 0
-    assert "test (best epoch" in capsys.readouterr().out
+@contextmanager
+def interrupted_in(model: str, epoch: int) -> Iterator[None]:
+    """Ctrl-C after an epoch of the run that trains `model`."""
+    from ram_tune.training import local
+
+    def fit(run, progress):
+        for report in original(run, progress):
+            yield report
+            if (run.config.model.name, report.epoch) == (model, epoch):
+                raise KeyboardInterrupt
+
+    original, local.fit = local.fit, fit
+    try:
+        yield
+    finally:
+        local.fit = original
+
+
+@pytest.mark.parametrize(("model", "epoch"), [("whole_image", 1), ("rma", 2)])
+def test_resume_goes_on_with_the_settings_of_the_folder(pictures, tiny, tmp_path, capsys, model, epoch):
+    common = ["--cache-dir", str(tmp_path / "cache")]
+    start = ["--data", str(pictures), *common, "--set", *tiny]
+    main([*start, "--out", str(tmp_path / "whole")])
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+
+    out = str(tmp_path / "parts")
+    with interrupted_in(model, epoch):
+        assert main([*start, "--out", out]) == 130
+    assert f"--resume {out}" in capsys.readouterr().err
     with pytest.raises(BadInput, match="another configuration"):
-        main(["--resume", str(out), *common, "--set", "model.regions=1"])
+        main(["--resume", out, *common, "--set", "model.regions=1"])
+    with pytest.raises(BadInput, match="--resume alone"):
+        main(["--resume", out, *common, "--out", str(tmp_path / "elsewhere")])
+    capsys.readouterr()
+    assert main(["--resume", out, *common]) == 0
+    lines = capsys.readouterr().out
+    assert ("epoch   1/3" in lines) == (model == "whole_image")  # what was done is not done again
+    parts = json.loads((tmp_path / "parts" / "metrics.json").read_text())
+    assert parts["test"] == whole["test"]
+
+
+def test_a_run_started_from_a_given_stage_1_resumes_without_it(pictures, tiny, tmp_path):
+    common = ["--cache-dir", str(tmp_path / "cache")]
+    main(["--data", str(pictures), *common, "--out", str(tmp_path / "a"), "--set", *tiny])
+    best = tmp_path / "a" / "stage1" / "checkpoint" / "best.pt"
+    start = ["--data", str(pictures), *common, "--stage1", str(best), "--out", str(tmp_path / "b"), "--set", *tiny]
+    with interrupted_in("rma", 1):
+        assert main(start) == 130
+    assert main(["--resume", str(tmp_path / "b"), *common]) == 0
+    assert not (tmp_path / "b" / "stage1").exists()
+    a, b = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab")
+    assert a["test"] == b["test"]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +108,9 @@ def test_resume_takes_the_settings_of_the_folder(pictures, tiny, tmp_path, capsy
         (["--data", "imagenet"], "coco2014, scenes, voc2007"),
         (["--set", "model.region=3"], "Did you mean model.regions?"),
         (["--resume", "/nowhere"], "config.yaml"),
+        (["--set", "data.image_size=170"], "multiple of 16"),
+        (["--set", "model.backbone.name=vit_b_16", "model.backbone.layer=encoder"], "feature map"),
+        (["--set", "model.backbone.name=resnet18", "model.backbone.layer=fc"], "feature map"),
         (["--cache-dir", "/proc/nowhere"], "--cache-dir"),
     ],
 )
@@ -76,6 +121,14 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, words, tmp_path, mo
         main(arguments)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_default_dataset_needs_no_pycocotools(tmp_path):
+    small = ["model.name=whole_image", "training.epochs=1", "data.image_size=32", "data.crop_margin=0", "data.limit=40"]
+    out = str(tmp_path / "out")
+    done = run("--cache-dir", str(tmp_path), "--out", out, "--set", *small, without=True)
+    assert done.returncode == 0, done.stderr
+    assert "scenes: 40 train, 40 selection, 40 test images, 16 labels" in done.stdout
 
 
 def test_the_shell_sees_exit_code_2_and_one_line(tmp_path):

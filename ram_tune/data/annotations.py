@@ -94,26 +94,27 @@ class Annotations:
         return [self.root / path for path in self.paths]
 
     def fingerprint(self) -> str:
-        """Hash of the ids, labels and file sizes: what a run learns or measures depends on these and nothing else here.
+        """Hash of the ids, labels and file sizes: the same images elsewhere have the same one.
 
         Raises BadInput when an annotated image is not there.
         """
         return digest(
             {
                 "categories": self.categories,
-                "images": list(zip(self.ids, sizes(self), strict=True)),
+                "images": [(name, size) for name, (size, _) in zip(self.ids, states(self), strict=True)],
                 "targets": np.packbits(self.targets).tobytes().hex(),
                 "difficult": np.packbits(self.difficult).tobytes().hex(),
             }
         )
 
 
-def sizes(annotations: Annotations) -> list[int]:
-    """Size of each image's file in bytes. Raises BadInput naming the absent ones (first, and how many)."""
+def states(annotations: Annotations) -> list[tuple[int, int]]:
+    """Size in bytes and time of change (ns) of each image's file. Raises BadInput naming the first absent one."""
     found, missing = [], []
     for path in annotations.files():
         try:
-            found.append(path.stat().st_size)
+            state = path.stat()
+            found.append((state.st_size, state.st_mtime_ns))
         except OSError:
             missing.append(path)
     if missing:

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     crops: Tensor  # (B, 4) int64: left, top, side in pixels of the upright N×N image; 1 if mirrored after cropping
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`; from pinned memory the copy overlaps with computation."""
+        """The same batch on `device`."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
@@ -37,6 +37,7 @@ class Source:
     array: np.ndarray  # (n, N, N, 3) uint8 images, or (n, views, C, H, W) uint16 bits of bfloat16 maps
     targets: np.ndarray  # (n, L) bool
     data: Data
+    pinned: bool = False  # for a GPU: copies then overlap with computation
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -45,7 +46,7 @@ class Source:
         """Cut `crops` (B, 4) out of the images `indices` (B,)."""
         cut = self._map if self.data.crop == "map" else self._pixels
         inputs = torch.stack([cut(i, *crop) for i, crop in zip(indices.tolist(), crops.tolist(), strict=True)])
-        if torch.cuda.is_available():
+        if self.pinned:
             inputs = inputs.pin_memory()
         targets = torch.from_numpy(self.targets[indices].astype(np.float32))
         return Batch(inputs, targets, torch.from_numpy(indices), torch.from_numpy(crops))

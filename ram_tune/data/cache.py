@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ram_tune.config import Data, digest
-from ram_tune.data.annotations import Annotations, sizes
+from ram_tune.data.annotations import Annotations, states
 from ram_tune.data.images import load_image
 from ram_tune.errors import BadInput
 from ram_tune.options import make_folder
@@ -35,7 +35,7 @@ Advance = Callable[[int], None]
 """Told after every piece how many more images are done."""
 
 
-def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.ndarray:
+def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.memmap:
     """(n, N, N, 3) uint8, read-only and memory-mapped: the images resized to N×N, aspect ratio not kept (METHOD 1).
 
     Raises BadInput for absent or broken images and for a disk without room.
@@ -45,7 +45,7 @@ def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.
         {
             "version": CACHE_VERSION,
             "root": str(annotations.root.resolve()),
-            "images": list(zip(annotations.paths, sizes(annotations), strict=True)),
+            "images": [(path, *state) for path, state in zip(annotations.paths, states(annotations), strict=True)],
             "size": N,
         }
     )
@@ -62,8 +62,11 @@ def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.
             return None
 
         # Pillow decodes and resizes outside Python's global lock.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
             broken = [error for error in pool.map(one, enumerate(annotations.files())) if error]
+        finally:
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
         if broken:
             others = f" ({len(broken) - 1} more images cannot be used either.)" if len(broken) > 1 else ""
             first = broken[0]
@@ -74,14 +77,15 @@ def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.
 
 
 def feature_maps(
-    images: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor], encoder: str, mirror: bool, cache_dir: Path
+    images: np.memmap, encode: Callable[[torch.Tensor], torch.Tensor], encoder: str, mirror: bool, cache_dir: Path
 ) -> np.ndarray:
     """(n, 1 or 2, C, H, W) uint16, memory-mapped: the bits of the bfloat16 maps of each image and, if asked, its mirror.
 
     `images` is what `resized_images` gave, `encode` maps (b, N, N, 3) uint8 to (b, C, H, W), `encoder` is its fingerprint.
     """
-    images_file = Path(str(getattr(images, "filename", "")))
-    key = digest({"version": CACHE_VERSION, "images": images_file.stem, "encoder": encoder, "mirror": mirror})
+    key = digest(
+        {"version": CACHE_VERSION, "images": Path(str(images.filename)).stem, "encoder": encoder, "mirror": mirror}
+    )
     C, H, W = encode(torch.from_numpy(images[:1].copy())).shape[1:]
     views = 2 if mirror else 1
 
@@ -100,7 +104,7 @@ def feature_maps(
 
 def _shared(
     path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray, Advance], None], task: str
-) -> np.ndarray:
+) -> np.memmap:
     """The array at `path`, made by `fill` if it is not there yet: by one process, the others wait for it."""
     if not path.exists():
         make_folder(path.parent, "--cache-dir")

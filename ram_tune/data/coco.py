@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -58,12 +59,7 @@ def read_file(file: Path, root: Path) -> Annotations:
 
 
 def _annotations(file: Path, root: Path, prefix: str) -> Annotations:
-    from pycocotools.coco import COCO
-
-    coco: Any = COCO()
-    coco.dataset = _validated(file)
-    with redirect_stdout(io.StringIO()):  # it prints its progress
-        coco.createIndex()
+    coco = _indexed(_validated(file))
     row = {image: index for index, image in enumerate(coco.imgs)}
     column = {category: index for index, category in enumerate(sorted(coco.cats))}
     targets = np.zeros((len(row), len(column)), bool)
@@ -81,6 +77,24 @@ def _annotations(file: Path, root: Path, prefix: str) -> Annotations:
         difficult=np.zeros_like(targets),
         boxes=_boxes(coco.dataset["annotations"], row, column, file),
     )
+
+
+def _indexed(document: Json) -> Any:
+    """`document` in pycocotools' index: imgs, cats, catToImgs; where it is not installed, in one of the same shape."""
+    try:
+        from pycocotools.coco import COCO
+    except ImportError:
+        images = {image["id"]: image for image in document["images"]}
+        categories = {category["id"]: category for category in document["categories"]}
+        holding: dict[int, list[int | str]] = {}
+        for annotation in document["annotations"]:
+            holding.setdefault(annotation["category_id"], []).append(annotation["image_id"])
+        return SimpleNamespace(dataset=document, imgs=images, cats=categories, catToImgs=holding)
+    coco: Any = COCO()
+    coco.dataset = document
+    with redirect_stdout(io.StringIO()):  # it prints its progress
+        coco.createIndex()
+    return coco
 
 
 def _boxes(annotations: list[Json], row: dict[int | str, int], column: dict[int, int], file: Path) -> Boxes | None:

@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they meant to the user
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search, not only Tune's loop
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 """For every process of a search; why: see each line."""

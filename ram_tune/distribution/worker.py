@@ -51,14 +51,15 @@ def _train(order: dict[str, Any]) -> None:
         if order["stage1"]:
             with Checkpoint(order["stage1"]).as_directory() as found:
                 stage1 = Path(shutil.copy(Path(found) / checkpoint.BEST, folder / "stage1.pt"))
-        run = prepare(config, Path(order["cache_dir"]), stage1)
         best, last = folder / checkpoint.BEST, folder / checkpoint.LAST
         if (interrupted := ray.train.get_checkpoint()) is not None:
             with interrupted.as_directory() as found:
                 shutil.copy(Path(found) / checkpoint.BEST, best)
                 if not (Path(found) / checkpoint.LAST).exists():
                     return  # lost after its final report: nothing is left to do
-                run.restore(checkpoint.load(Path(found) / checkpoint.LAST, config, run.fingerprint))
+                shutil.copy(Path(found) / checkpoint.LAST, last)
+        run = prepare(config, Path(order["cache_dir"]), stage1, last=last if last.exists() else None)
+        run.cache()
 
         def report(metrics: dict[str, Any], *files: Path) -> None:
             with tempfile.TemporaryDirectory(prefix="ram_tune-report-") as parcel:

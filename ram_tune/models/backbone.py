@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         for norm in self.frozen_norms:
             norm.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.channels, self.stride = self._probe(config.trainable)
+        self.channels, self.stride = self._probe(config.name, config.trainable)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2).float()  # NHWC bytes seen as NCHW are channels-last already
@@ -69,14 +69,25 @@ class Backbone(nn.Module):
         return self
 
     @torch.no_grad()
-    def _probe(self, trainable: str) -> tuple[int, int]:
+    def _probe(self, name: str, trainable: str) -> tuple[int, int]:
         """Channels and stride, by one small image; on the way, switch off learning in all layers but `trainable` ones."""
         sizes: dict[nn.Module, int] = {}
         layers = [m for m in self.layers.modules() if any(True for _ in m.parameters(recurse=False))]
         hooks = [m.register_forward_hook(lambda m, _, out: sizes.update({m: out.shape[-1]})) for m in layers]
         was_training = self.training
         self.eval()
-        _, channels, _, width = self(torch.zeros(1, PROBE, PROBE, 3, dtype=torch.uint8)).shape
+        try:
+            shape = self(torch.zeros(1, PROBE, PROBE, 3, dtype=torch.uint8)).shape
+        except (AssertionError, AttributeError, RuntimeError) as error:  # for instance, one image size only
+            shape = (str(error),)
+        if len(shape) != 4 or shape[2] != shape[3] or PROBE % shape[3]:
+            raise BadInput(
+                f"model.backbone {name}",
+                found=f"an output of shape {tuple(shape)} for an image of {PROBE}×{PROBE}",
+                expected="a feature map (1, channels, height, width)",
+                remedy="Set model.backbone.layer to a convolutional layer, or choose another backbone.",
+            )
+        _, channels, _, width = shape
         self.train(was_training)
         for hook in hooks:
             hook.remove()
@@ -102,7 +113,7 @@ def _small() -> nn.Sequential:
 
 def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> nn.Module:
     layer = config.layer or KNOWN_LAYERS.get(config.name, "")
-    # Never the library's own initialisation where weights follow: VGG's fc6 and fc7 alone would take a second.
+    # Where weights follow here, VGG's own initialisation would be work for nothing: a second for fc6 and fc7 alone.
     network = torchvision.models.get_model(config.name, weights=None, **_quick(config.name, weights))
     nodes = get_graph_node_names(network)[1]
     if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes if layer):

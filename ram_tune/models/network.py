@@ -33,12 +33,11 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     """The model of `config` for `labels` labels, its new layers drawn from torch's current random state.
 
     `stage1` is the state of the whole-image network it starts from: conv layers and W_fx are taken over. Without it the
-    backbone's own weights are loaded, and fc6 and fc7 too where the weights file has them and the widths agree.
-    Raises BadInput when sizes do not go with the backbone's stride.
+    backbone's own weights are loaded, and for a whole-image model fc6 and fc7 too, where the weights file has them and
+    the widths agree. Raises BadInput for a backbone or weights that cannot be used, and sizes that do not go with it.
     """
     weights = None if stage1 else load_weights(config.model.backbone)
-    backbone = Backbone(config.model.backbone, weights)
-    _check_sizes(config, backbone.stride)
+    backbone = _backbone(config, weights)
     network = Network(backbone, HEADS[config.model.name](config.model, backbone.channels, labels))
     if stage1:
         _take(network.backbone, stage1, "backbone.")
@@ -47,6 +46,17 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     elif isinstance(network.head, WholeImage) and weights:
         _imagenet_fc(network.head, weights, config.model)
     return network
+
+
+def check(config: Config) -> None:
+    """Raise the BadInput that `build` would raise for the backbone, its weights and the sizes, but before all work."""
+    _backbone(config, load_weights(config.model.backbone))
+
+
+def _backbone(config: Config, weights: Mapping[str, Tensor] | None) -> Backbone:
+    backbone = Backbone(config.model.backbone, weights)
+    _check_sizes(config, backbone.stride)
+    return backbone
 
 
 def _imagenet_fc(head: WholeImage, weights: Mapping[str, Tensor], model: ModelConfig) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ram_tune.config import Model
 from ram_tune.models.regions import CENTRED_HALF, IDENTITY, sample
-from ram_tune.models.whole_image import Prediction, xavier
+from ram_tune.models.whole_image import Prediction, exact, xavier
 
 
 class Memory(nn.Module):
@@ -60,17 +60,12 @@ class RMA(nn.Module):
             h, c = self.memory(x, h, c)
             z = F.relu(self.feature(h))
             if k > 0:  # step 0 predicts nothing, it only looks for the first region
-                scores.append(self.classifier(z))
+                scores.append(exact(self.classifier, z))
                 features.append(z)
             if k < self.regions:
-                M = self.locate(z)
+                M = exact(self.localization, z)
                 regions.append(M)
         region_scores = torch.stack(scores, dim=1)
         return Prediction(
             region_scores.amax(dim=1), region_scores, torch.stack(regions, dim=1), torch.stack(features, dim=1)
         )
-
-    def locate(self, z: Tensor) -> Tensor:
-        """M_{k+1} (B, 4), in single precision even under autocast: bfloat16 places a region to a tenth of a cell only."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.localization(z.float())

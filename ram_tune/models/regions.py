@@ -28,8 +28,9 @@ def sample(f: Tensor, regions: Tensor, size: int) -> Tensor:
     sx, tx, sy, ty = regions.unbind(1)
     zero = torch.zeros_like(sx)
     M = torch.stack([sx, zero, tx, zero, sy, ty], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(M, [len(f), f.shape[1], size, size], align_corners=False)
-    return F.grid_sample(f, grid.to(f.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    with torch.autocast(f.device.type, enabled=False):  # under it the grid would be in bfloat16: a tenth of a cell off
+        grid = F.affine_grid(M, [len(f), f.shape[1], size, size], align_corners=False)
+        return F.grid_sample(f, grid.to(f.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def anchors(regions: int, radius: float) -> Tensor:

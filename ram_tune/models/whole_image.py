@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,15 @@ def xavier(layer: nn.Linear, blocks: int = 1) -> nn.Linear:
     return layer
 
 
+def exact(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)` in single precision even under autocast.
+
+    With bfloat16's 8 bits many images would share one score, and a region's centre would be off by a tenth of a cell.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
 class WholeImage(nn.Module):
     """Feature map (B, C, H, W) → scores (B, L)."""
 
@@ -47,4 +57,4 @@ class WholeImage(nn.Module):
         x = F.adaptive_max_pool2d(f, self.sample_size).flatten(1)
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
-        return Prediction(self.classifier(x), features=x[:, None])
+        return Prediction(exact(self.classifier, x), features=x[:, None])

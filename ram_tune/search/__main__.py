@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ram_tune.data.roles import load
     from ram_tune.search.plan import plan
-    from ram_tune.training.run import cache_images
+    from ram_tune.training.run import make_ready
 
     dataset = load(base.data, caches)
     jobs = plan(space, data, options.data_root, overrides, seeds, dataset)
-    for job in jobs:
-        cache_images(job.config, dataset, caches)
+    for config in {(job.config.model.backbone, job.config.data): job.config for job in jobs}.values():
+        make_ready(config, dataset, caches)
 
     from ram_tune.search.executor import execute, ray_cluster
     from ram_tune.search.record import Record
 
     console = Console()
     started = time.perf_counter()
-    storage = results / f"{name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    storage = results / f"{name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     record = Record(name, space, dataset.name, base)
     trained = sum(job.kind == "train" for job in jobs)
     console.print(
@@ -73,10 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with ray_cluster() as there:
             outcomes = execute(jobs, there, storage, caches, [record, Display(console)])
+        table = results_table(space, base, jobs, outcomes)
     except BaseException:
         record.abandon()
         raise
-    table = results_table(space, base, jobs, outcomes)
     console.print(table)
     failures = [job for job in jobs if outcomes[job.fingerprint].error]
     for job in failures:

@@ -86,7 +86,11 @@ def execute(
 def resources(job: Job, jobs: int, there: Mapping[str, float]) -> dict[str, float]:
     """CPUs and GPUs of a job's worker: what it asks for; CPUs else an equal share of what is there, at least one."""
     execution = job.config.execution
-    return {"CPU": execution.cpus_per_worker or max(there["CPU"] // jobs, 1), "GPU": execution.gpus_per_worker}
+    gpus = execution.gpus_per_worker
+    return {
+        "CPU": execution.cpus_per_worker or max(there["CPU"] // jobs, 1),
+        "GPU": min(there["GPU"], 1.0) if gpus is None else gpus,
+    }
 
 
 def _require_room(job: Job, there: Mapping[str, float]) -> None:

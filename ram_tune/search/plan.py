@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ram_tune.config import Config
+from ram_tune.config import Config, fields
 from ram_tune.data.roles import Dataset
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure
@@ -50,6 +50,7 @@ def plan(
 
     Seeds count from the base configuration's. Raises BadInput.
     """
+    _require_same_images(space)
     first_seed = base_config(space, data, data_root, overrides).training.seed
     stages: dict[str, Job] = {}
     runs = []
@@ -62,4 +63,27 @@ def plan(
                 needs = identity(first, dataset)
                 stages.setdefault(needs, Job("stage1", "stage 1", first, needs))
             runs.append(Job("train", arm, config, identity(config, dataset), needs))
+    _require_different(runs)
     return [*stages.values(), *runs]
+
+
+def _require_same_images(space: Space) -> None:
+    """Arms are compared on one dataset: the fields that say which images there are belong to `base` or `--set`."""
+    elsewhere = {name for name, about in fields() if name.startswith("data.") and not about["hashed"]}
+    for arm, values in space.arms.items():
+        for field in elsewhere & set(values):
+            raise BadInput(f"arms.{arm}: {field}", found="a choice of images", expected="the same images for all arms")
+
+
+def _require_different(runs: list[Job]) -> None:
+    """Two runs that compute the same would write to the same place."""
+    seen: dict[str, Job] = {}
+    for job in runs:
+        if twin := seen.get(job.fingerprint):
+            raise BadInput(
+                f"arms {twin.name} and {job.name}",
+                found="the same configuration",
+                expected="arms that differ",
+                remedy="Remove one of them.",
+            )
+        seen[job.fingerprint] = job

@@ -66,7 +66,7 @@ class Record:
         if job.kind == "train":  # a parent without metrics has no chart
             self.done += 1
             self.best = max(self.best, outcome.metrics["test/mAP"])
-            self._metrics(self.parent, {"best/mAP": self.best}, self.done)
+            self._metrics(self.parent, {"best/test_mAP": self.best}, self.done)
 
     def abandon(self) -> None:
         """End everything that has not ended: the search was interrupted."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ram_tune.config import Config
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.training import checkpoint
 from ram_tune.training.loop import EpochReport, Progress, finish, fit
-from ram_tune.training.results import CONFIG, config_yaml, read_summary, write, write_results
-from ram_tune.training.run import cache_images, identity, prepare
+from ram_tune.training.results import CONFIG, config_yaml, read_config, read_summary, write, write_results
+from ram_tune.training.run import identity, make_ready, prepare
 
 CHECKPOINTS = "checkpoint"
 
@@ -29,50 +31,66 @@ def train_in_folder(
     on_epoch: Listener = lambda *_: None,
     progress: Progress = lambda *_: None,
     dataset: Dataset | None = None,
+    stage: str = "",
 ) -> dict[str, Any]:
     """Train, test and leave everything in `folder` (see results.py); → the content of `metrics.json`.
 
     What `folder` already holds of this run is taken up where it stopped, so calling it again after an interruption gives
     what an uninterrupted run gives. `stage1` is a `best.pt` of the stage-1 run; without it that run comes first, in
-    `folder/stage1`. Raises BadInput, for instance where `folder` holds another run, and NotFiniteError.
+    `folder/stage1`. `stage` is what `on_epoch` is told (default: the model's name). Raises BadInput, for instance where
+    `folder` holds another run or another process is at work there, and NotFiniteError.
     """
     dataset = dataset or load(config.data, cache_dir)
-    done = _finished(config, folder, dataset)
+    done = _held(config, folder, dataset)
     if done is not None:
         return done
-    cache_images(config, dataset, cache_dir)
-    first = config.stage1_config()
-    if first is not None and stage1 is None:
-        train_in_folder(first, folder / "stage1", cache_dir, None, on_epoch, progress, dataset)
-        stage1 = folder / "stage1" / CHECKPOINTS / checkpoint.BEST
-
-    run = prepare(config, cache_dir, stage1, dataset)
-    best, last = (folder / CHECKPOINTS / name for name in (checkpoint.BEST, checkpoint.LAST))
-    if last.exists():
-        run.restore(checkpoint.load(last, config, run.fingerprint))
-    else:
+    make_ready(config, dataset, cache_dir)
+    with _alone_in(folder):
         write(folder / CONFIG, config_yaml(config))
-    for report in fit(run, progress):
-        if report.is_best:
-            checkpoint.save(best, run.weights(), config, run.fingerprint)
-        checkpoint.save(last, run.state(), config, run.fingerprint)
-        on_epoch("stage1" if first is None and folder.name == "stage1" else config.model.name, config, report)
-    run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
-    summary = write_results(run, finish(run), folder)
-    last.unlink()  # the optimiser's state: only an unfinished run needs it
+        best, last = (folder / CHECKPOINTS / name for name in (checkpoint.BEST, checkpoint.LAST))
+        first = config.stage1_config()
+        if first is not None and stage1 is None and not last.exists():
+            train_in_folder(first, folder / "stage1", cache_dir, None, on_epoch, progress, dataset, "stage1")
+            stage1 = folder / "stage1" / CHECKPOINTS / checkpoint.BEST
+
+        run = prepare(config, cache_dir, stage1, dataset, last if last.exists() else None)
+        run.cache()
+        for report in fit(run, progress):
+            if report.is_best:
+                checkpoint.save(best, run.weights(), config, run.fingerprint)
+            checkpoint.save(last, run.state(), config, run.fingerprint)
+            on_epoch(stage or config.model.name, config, report)
+        run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
+        summary = write_results(run, finish(run), folder)
+        last.unlink()  # the optimiser's state: only an unfinished run needs it
     return summary
 
 
-def _finished(config: Config, folder: Path, dataset: Dataset) -> dict[str, Any] | None:
-    try:
-        summary = read_summary(folder)
-    except json.JSONDecodeError as error:
-        raise BadInput(folder, found=f"a damaged metrics.json ({error})", expected="a run's folder") from error
-    if summary is not None and summary["fingerprint"] != identity(config, dataset):
+def _held(config: Config, folder: Path, dataset: Dataset) -> dict[str, Any] | None:
+    """The summary of this very run if `folder` holds it finished. Raises BadInput if it holds another one."""
+    if not (folder / CONFIG).exists():
+        return None
+    if identity(read_config(folder), dataset) != identity(config, dataset):
         raise BadInput(
             folder,
-            found="the finished run of another configuration",
+            found="a run of another configuration",
             expected="an empty folder, or this run's own",
             remedy="Name another folder with --out.",
         )
-    return summary
+    return read_summary(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes in one folder would overwrite each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise BadInput(
+            folder,
+            found="another process training in it",
+            expected="a folder of its own",
+            remedy="Wait for it, or name another folder with --out.",
+        ) from error

@@ -19,7 +19,9 @@ import numpy as np
 import yaml
 
 from ram_tune.config import Config
+from ram_tune.errors import BadInput
 from ram_tune.evaluation.metrics import average_precision, average_precision_11
+from ram_tune.presets import from_json
 from ram_tune.training.loop import Scores
 from ram_tune.training.run import Run
 
@@ -42,6 +44,16 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in `folder`. Raises BadInput."""
+    path = folder / CONFIG
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(path, found="no readable file", expected="the configuration of a run") from error
+    return from_json(json.dumps(tree, default=str), str(path))
+
+
 def write_results(run: Run, finished: Finished, folder: Path) -> dict[str, Any]:
     """Write all files of a finished run into `folder`; → what `metrics.json` says."""
     write(folder / CONFIG, config_yaml(run.config))
@@ -62,7 +74,10 @@ def write_results(run: Run, finished: Finished, folder: Path) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """What `write_results` returned, or None where the run in `folder` is not finished."""
     path = folder / METRICS
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except ValueError as error:
+        raise BadInput(path, found=f"a damaged file ({error})", expected="what a finished run wrote") from error
 
 
 def _scores(run: Run, finished: Finished) -> bytes:

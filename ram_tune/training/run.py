@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from ram_tune.data.cache import feature_maps, resized_images
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
-from ram_tune.models.network import Network, build
+from ram_tune.models.network import Network, build, check
 from ram_tune.models.recurrent import RMA
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
@@ -61,14 +62,25 @@ class Run:
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 where the configuration asks for it and the device has it."""
         wanted = self.config.training.precision == "bf16"
-        able = self.device.type == "cpu" or (self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        able = self.device.type == "cpu" or (
+            self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted and able)
 
-    def _source(self, annotations: Annotations, mirror: bool) -> Source:
+    def cache(self) -> None:
+        """Have all that will be read in the cache, test too: a full disk is then noticed before the first epoch."""
+        for role in ("train", "selection", "test"):
+            self._array(self.annotations(role), mirror=role == "train" and self.config.data.mirror)
+
+    def _array(self, annotations: Annotations, mirror: bool) -> np.ndarray:
         array = resized_images(annotations, self.config.data, self.cache_dir)
         if self.config.data.crop == "map":
-            array = feature_maps(array, self._encode, self._encoder, mirror, self.cache_dir)
-        return Source(array, annotations.targets, self.config.data)
+            return feature_maps(array, self._encode, self._encoder, mirror, self.cache_dir)
+        return array
+
+    def _source(self, annotations: Annotations, mirror: bool) -> Source:
+        array = self._array(annotations, mirror)
+        return Source(array, annotations.targets, self.config.data, pinned=self.device.type == "cuda")
 
     @cached_property
     def _encoder(self) -> str:
@@ -116,20 +128,28 @@ def identity(config: Config, dataset: Dataset) -> str:
     return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone)})
 
 
-def cache_images(config: Config, dataset: Dataset, cache_dir: Path) -> None:
-    """Resize every image of every role, unless that has been done: a broken one is found before hours of training.
+def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:
+    """Before hours of training: is the model one that can be built, and is every image of every role whole?
 
-    Raises BadInput naming it.
+    Resizes the images, unless that has been done. Raises BadInput.
     """
+    _device(config.execution.device)
+    check(config)
     for role in ("train", "selection", "test"):
         resized_images(getattr(dataset, role), config.data, cache_dir)
 
 
-def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset: Dataset | None = None) -> Run:
+def prepare(
+    config: Config,
+    cache_dir: Path,
+    stage1: Path | None = None,
+    dataset: Dataset | None = None,
+    last: Path | None = None,
+) -> Run:
     """Build a run; the same configuration and seed build the same one.
 
-    `stage1` is the `best.pt` of `config.stage1_config()`, needed where that is not None. Raises BadInput for data,
-    weights and checkpoints that cannot be used.
+    `stage1` is the `best.pt` of `config.stage1_config()`, needed where that is not None, unless the run goes on from
+    `last`, its own `last.pt`. Raises BadInput for data, weights and checkpoints that cannot be used.
     """
     execution = config.execution
     if execution.threads:
@@ -145,14 +165,18 @@ def prepare(config: Config, cache_dir: Path, stage1: Path | None = None, dataset
             remedy="Leave it out, or set model.name=rma and stage1.epochs.",
         )
     start = None
-    if first is not None and stage1 is not None:
+    if first is not None and last is None:
+        if stage1 is None:
+            raise BadInput("stage 1", found="no checkpoint", expected="the best.pt of this run's stage 1")
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
     torch.manual_seed(config.training.seed)
     network = build(config, len(dataset.categories), start).to(device)
     criterion = Criterion(config.loss, config.model.regions if isinstance(network.head, RMA) else 0).to(device)
-    return Run(
-        config, dataset, identity(config, dataset), cache_dir, device, network, criterion, _adam(config, network)
-    )
+    fingerprint, optimizer = identity(config, dataset), _adam(config, network)
+    run = Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
+    if last is not None:
+        run.restore(checkpoint.load(last, config, fingerprint))
+    return run
 
 
 def _device(name: str) -> torch.device:

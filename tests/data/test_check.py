@@ -25,8 +25,13 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "own.csv"
 
 
+@pytest.fixture(autouse=True)
+def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAM_TUNE_CACHE", str(tmp_path / "cache"))
+
+
 def check(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    code = main(["check", "--cache-dir", "unused", *map(str, arguments)])
+    code = main(["check", *map(str, arguments)])
     return code, capsys.readouterr().out
 
 
@@ -100,7 +105,7 @@ def test_bad_options_are_bad_input(table: Path):
     with pytest.raises(BadInput, match=r"--data: found 'voc2008'.*Did you mean voc2007"):
         main(["check", "--data", "voc2008"])
     with pytest.raises(BadInput, match="--data-root"):
-        main(["check", "--data", "voc2007", "--cache-dir", "unused"])
+        main(["check", "--data", "voc2007"])
     with pytest.raises(BadInput, match=r"data\.limti.*Did you mean data\.limit"):
         main(["check", "--data", str(table), "--set", "data.limti=4"])
 

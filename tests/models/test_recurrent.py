@@ -92,9 +92,17 @@ def test_other_starts_give_every_image_one_region(start, region):
     torch.testing.assert_close(found, torch.tensor(region).float().expand(3, 5, 4))
 
 
-def test_regions_stay_in_single_precision_under_autocast():
+def test_regions_and_scores_stay_in_single_precision_under_autocast():
     model = RMA(Model(**SIZES), channels=5, labels=4)
     with torch.autocast("cpu", torch.bfloat16):
         prediction = model(torch.randn(3, 5, 8, 6, dtype=torch.bfloat16))
     assert prediction.regions.dtype == torch.float32
-    assert prediction.scores.dtype == torch.bfloat16
+    assert prediction.scores.dtype == torch.float32
+    assert len(prediction.region_scores.unique()) == prediction.region_scores.numel()
+
+
+def test_autocast_does_not_move_what_is_sampled():
+    f, regions = torch.randn(2, 5, 28, 28), torch.rand(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = sample(f, regions, 7)
+    torch.testing.assert_close(under, sample(f, regions, 7), rtol=0, atol=0)

@@ -49,3 +49,15 @@ def test_set_wins_over_the_spaces_base():
     assert base_config(space, "scenes", "", {}).model.localization_init == "xavier"
     changed = base_config(space, "scenes", "", {"model.localization_init": "centred_half"})
     assert changed.model.localization_init == "centred_half"
+
+
+def test_arms_that_compute_the_same_are_refused(pictures, tiny, dataset):
+    space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"loss.anchor": True}})
+    with pytest.raises(BadInput, match=r"arms a · seed 0 and b · seed 0: found the same configuration"):
+        plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
+
+
+def test_an_arm_may_not_choose_other_images(pictures, tiny, dataset):
+    space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"data.limit": 3}})
+    with pytest.raises(BadInput, match=r"arms\.b: data\.limit"):
+        plan(space, str(pictures), "", parse_set(tiny), 1, dataset)

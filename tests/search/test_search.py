@@ -94,6 +94,8 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_p
         (["constrains"], "Did you mean constraints"),
         (["constraints", "--arms", "A+S+Q"], "Did you mean A"),
         (["constraints", "--seeds", "0"], "--seeds: found 0"),
+        (["constraints", "--set", "data.image_size=170"], "multiple of 16"),
+        (["constraints", "--set", "model.backbone.name=vgg17"], "model.backbone.name"),
         (["constraints", "--set", "loss.anchor=off"], "arm 'none' sets"),
         (["constraints", "--data", "voc2007", "--data-root", "/nowhere"], "/nowhere"),
     ],

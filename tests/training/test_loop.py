@@ -210,7 +210,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(conf
     best = tmp_path / "run" / "stage1" / "checkpoint" / "best.pt"
     with pytest.raises(BadInput, match=r"another configuration \(model.projection_size 16 there, 32 here\)"):
         prepare(other, tmp_path, best)
-    with pytest.raises(BadInput, match="finished run of another configuration"):
+    with pytest.raises(BadInput, match="run of another configuration"):
         train_in_folder(other, tmp_path / "run", tmp_path)
 
 
