@@ -50,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.batch_size": 32,
         "training.learning_rate": 1e-3,
         "training.localization_lr_multiplier": 0.3,  # else regions jump about faster than anything can be learned of them
+        "training.clip_norm": 1.0,  # or one of several runs breaks down on a gradient from the edge of a region
         "training.lr_steps": [8],
         "training.select_by": "mAP",  # far into training the loss grows again while the ranking improves
         "stage1.classification": "bce",
