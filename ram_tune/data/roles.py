@@ -78,8 +78,7 @@ def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
     As in iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) the label with the fewest images
     left is dealt out first. Unlike there, the size is exact, and a label's images are not dealt one by one but sorted
-    by their other labels and drawn at even steps, which spreads these too: in a tenth of VOC trainval no label was more
-    than 6 images off its share (30 seeds), but 24 when dealt one by one. `targets` is (n, L) bool, n ≥ 2; returns (n,)
+    by their other labels and drawn at even steps, which spreads these too. `targets` is (n, L) bool, n ≥ 2; returns (n,)
     bool, the same for the same seed.
     """
     n = len(targets)
