@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install test lint demo clean
+.PHONY: install test lint drills demo clean
 
 install: $(READY)
 
@@ -21,6 +21,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Slow: searches that are killed at any moment, and what a browser shows of their record.
+drills: $(READY)
+	$(BIN)/python -m pytest -m drill tests/drills $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?
 demo: $(READY)

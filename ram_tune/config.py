@@ -195,6 +195,9 @@ class Stage1(Section):
     """Which layers of the backbone learn in stage 1. [RMA] all."""
     seed: int = Field(default=0, ge=0)
     """Seed of stage 1, apart from the run's: runs of several seeds share one stage 1. Default 0."""
+    per_seed: bool = False
+    """Train a stage 1 for each seed of the run (its seed is added to `stage1.seed`): intervals over seeds then contain its
+    variance too. Default off."""
 
 
 class Evaluation(Section):
@@ -214,10 +217,13 @@ class Execution(Section):
 
     device: str = "auto"
     """`auto`: a GPU where there is one; or a torch device. Default auto."""
+    workers: int = Field(default=1, ge=0, le=1)
+    """Processes that train one run of a search: 1, a Ray Train worker; 0, none of its own: many small runs, one after
+    another, share a process and its start. Default 1."""
     cpus_per_worker: float = Field(default=0, ge=0)
-    """CPUs reserved for one run of a search; 0: an equal share of the machine for each run at hand. Default 0."""
+    """CPUs reserved for each of them; 0: an equal share of the cluster for each run at hand. Default 0."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs reserved for one run of a search; not set: one where there are any. Default not set."""
+    """GPUs reserved for each of them; not set: one where there are any. Default not set."""
     accumulate: int = Field(default=1, ge=1)
     """Pieces in which a batch is processed, to save memory. Default 1."""
     evaluation_batch_size: int = Field(default=32, ge=1)
@@ -285,7 +291,8 @@ class Config(Section):
         if self.model.name == "whole_image" or self.stage1.epochs == 0:
             return None
         first = self.stage1
-        kept = {"epochs", "learning_rate", "lr_steps", "batch_size", "seed"}
+        kept = {"epochs", "learning_rate", "lr_steps", "batch_size"}
+        seed = first.seed + (self.training.seed if first.per_seed else 0)
         backbone = self.model.backbone.model_copy(update={"trainable": first.trainable})
         kind = {name for name in Loss.model_fields if name.startswith("asymmetric_")}
         asymmetric = self.loss.model_dump(include=kind) if first.classification == "asymmetric" else {}
@@ -301,7 +308,7 @@ class Config(Section):
             ),
             loss=Loss(classification=first.classification, **asymmetric),
             training=self.training.model_copy(
-                update={**first.model_dump(include=kept), "localization_lr_multiplier": 1.0}
+                update={**first.model_dump(include=kept), "seed": seed, "localization_lr_multiplier": 1.0}
             ),
             evaluation=self.evaluation,
             execution=self.execution,

@@ -1,8 +1,9 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and the one line of the others that they are."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 
@@ -31,6 +32,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`Did you mean X?` for the closest known word, or an empty string when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+def error_line(error: str) -> str:
+    """The line of a traceback, or of any error text, that says what went wrong, without the exception's module."""
+    lines = [line.rstrip() for line in error.splitlines() if line.strip() and not line.startswith("Traceback")]
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    said = [line for line in lines[frames[-1] + 1 if frames else 0 :] if not line[0].isspace()]
+    # An exception follows its last frame at once, and its message may have more lines; without frames look for one.
+    likely = said[:1] if frames else [line for line in said if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
+    line = (likely or lines or [""])[-1].strip()
+    return re.sub(r"^(\w+\.)+(?=\w+(\(\w+\))?(:|$))", "", line)
 
 
 def command_line(main: Callable[[], int | None]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from ram_tune.errors import BadInput
 from ram_tune.presets import PRESETS
 
+DATABASES = "sqlite:", "postgresql", "mysql", "mssql"
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+
+def add_data_options(parser: argparse._ActionsContainer) -> None:
     """--data, --data-root, --set, --cache-dir."""
     names = ", ".join(f"{name} (default)" if name == "scenes" else name for name in sorted(PRESETS))
     parser.add_argument(
@@ -31,6 +33,52 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="scenes, resized images and feature maps (default: $RAM_TUNE_CACHE, else ~/.cache/ram_tune)",
     )
+
+
+def add_search_places(parser: argparse._ActionsContainer) -> None:
+    """--results, --study-storage, --tracking-uri; --cache-dir is a data option."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="checkpoints, logs, and what MLflow has not heard yet (default: $RAM_TUNE_RESULTS, else ram_tune_runs)",
+    )
+    parser.add_argument(
+        "--study-storage",
+        default="",
+        metavar="URL",
+        help="Optuna's database (default: $RAM_TUNE_STUDY_STORAGE, else studies.db in --results)",
+    )
+    parser.add_argument(
+        "--tracking-uri",
+        default="",
+        metavar="URI",
+        help="MLflow's server or database (default: $MLFLOW_TRACKING_URI, else MLflow's own, mlflow.db in this folder)",
+    )
+
+
+def study_storage(option: str, results: Path) -> str:
+    """The URL of Optuna's database: --study-storage, else $RAM_TUNE_STUDY_STORAGE, else SQLite in `results`."""
+    return option or os.environ.get("RAM_TUNE_STUDY_STORAGE") or f"sqlite:///{results / 'studies.db'}"
+
+
+def tracking_uri(option: str) -> str:
+    """Where MLflow keeps the record: --tracking-uri, else $MLFLOW_TRACKING_URI, else MLflow's default, made absolute.
+
+    Raises BadInput for a store that MLflow no longer writes.
+    """
+    uri = option or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.partition("://")[0] not in ("http", "https", "databricks") and not uri.startswith(DATABASES):
+        raise BadInput(
+            "--tracking-uri",
+            found=repr(uri),
+            expected="an http(s) address or a database",
+            remedy="Such as http://127.0.0.1:5000 or sqlite:///mlflow.db; plain folders are no longer written by MLflow.",
+        )
+    head, file = uri[: len("sqlite:///")], uri[len("sqlite:///") :]
+    if head != "sqlite:///" or file.startswith("/"):
+        return uri
+    return head + str(make_folder(Path(file).absolute().parent, "--tracking-uri") / Path(file).name)
 
 
 def cache_dir(option: Path | None) -> Path:

@@ -1,12 +1,17 @@
-"""The function Ray Tune runs for a job: it starts a Ray Train run and waits for it.
+"""The function Ray Tune runs for a job: it starts a Ray Train run and waits for it, or works itself.
 
-It takes no CPU of its own (on a machine of two, two drivers would starve their workers for ever) and stays on the head.
+Under Ray Train it takes no CPU of its own (on a machine of two, two drivers would starve their workers for ever), stays on
+the head, and does not import torch: `DataParallelTrainer` with a worker that imports it is enough.
 """
 
 from __future__ import annotations
 
 import os
+import traceback
+from pathlib import Path
 from typing import Any, TypedDict
+
+from ram_tune.distribution.worker import Order, train_worker, work_in_folder
 
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 
@@ -25,34 +30,50 @@ ENVIRONMENT = {
 class TrialConfig(TypedDict):
     """Tune's config of one trial."""
 
-    fingerprint: str
-    order: dict[str, Any]  # worker.Order
-    storage: str
-    resources: dict[str, float]  # CPU and GPU of the worker
+    order: Order
+    storage: str  # the folder of all runs
+    workers: int
+    resources: dict[str, float]  # CPU and GPU of a worker
 
 
 def run_trial(config: dict[str, TrialConfig]) -> None:
-    """Train the job in `config["job"]` with Ray Train; its reports and checkpoint paths go on to Tune."""
-    job = config["job"]
+    """Tune's trainable: the job in `config["job"]`; Tune hears only its end."""
+    from ray import tune
+
+    tune.report(run_job(config["job"]))
+
+
+def run_job(job: TrialConfig) -> dict[str, Any]:
+    """Run a job to its end → `checkpoint`, the folder with what it left (empty: nothing), and `error`."""
+    try:
+        if job["workers"] == 0:
+            folder = Path(job["storage"]) / job["order"]["run"]
+            work_in_folder(job["order"], folder)
+            return {"checkpoint": str(folder), "error": ""}
+        return {"checkpoint": _train(job), "error": ""}
+    except Exception:  # whatever it is, it ended this job and none other
+        return {"checkpoint": "", "error": traceback.format_exc()}
+
+
+def _train(job: TrialConfig) -> str:
     os.environ.update(ENVIRONMENT)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    from ram_tune.distribution.worker import train_worker
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # ray.train's own imports torch with it
 
     resources = {name: amount for name, amount in job["resources"].items() if amount}
-    TorchTrainer(
+    result = DataParallelTrainer(
         train_worker,
-        train_loop_config=job["order"],
-        scaling_config=ScalingConfig(num_workers=1, use_gpu="GPU" in resources, resources_per_worker=resources),
+        train_loop_config=dict(job["order"]),
+        scaling_config=ScalingConfig(
+            num_workers=job["workers"], use_gpu="GPU" in resources, resources_per_worker=resources
+        ),
         run_config=RunConfig(
-            name=job["fingerprint"],
+            # The same name in the same place goes on from its last checkpoint, whoever was lost.
+            name=job["order"]["run"],
             storage_path=job["storage"],
             # By default the controller would try for ever.
             failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[TuneReportCallback()],
-            worker_runtime_env={"env_vars": ENVIRONMENT},
+            checkpoint_config=CheckpointConfig(num_to_keep=None if job["order"]["keep_all"] else 1),
         ),
     ).fit()
+    return result.checkpoint.path if result.checkpoint else ""

@@ -1,81 +1,199 @@
-"""The training loop inside a Ray Train worker: where it gets its configuration, and whom it tells."""
+"""A job's work: the training loop (or an evaluation) with its checkpoints, and whom it tells.
+
+The work is the same in a Ray Train worker and in the process of a Tune trial; only where checkpoints go differs (`Place`).
+A place holds, after every epoch, best.pt (weights) and last.pt (all that is needed to go on); in the end best.pt and the
+files of `training.results`; after an error that no second try would mend, error.txt.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
+
+from ram_tune.distribution.desk import Line
+
+ERROR = "error.txt"
 
 
 class Order(TypedDict):
     """What a worker is told; plain values, for they cross process borders."""
 
+    kind: str  # stage1, train or evaluate
+    run: str  # the job's fingerprint
     config: str  # Config as JSON
     cache_dir: str
-    stage1: str  # the checkpoint folder of the stage-1 run it starts from; empty: none
+    start: str  # folder with the best.pt it starts from (or evaluates); empty: none
+    desk: str  # the desk's name
+    keep_all: bool  # every epoch's checkpoint
+
+
+class Place(Protocol):
+    """Where a job keeps what must outlive it."""
+
+    folder: Path
+    """Holds what was committed before; the job writes here."""
+
+    def commit(self, *names: str, epoch: int = 0) -> None:
+        """Make the files of these names what the place holds from now on. `epoch`: they are those of a finished epoch."""
+        ...
+
+
+class Folder:
+    """A folder on disk: files are renamed into it one by one, and count at once."""
+
+    def __init__(self, folder: Path, keep_all: bool = False):
+        self.folder, self.keep_all = folder, keep_all
+
+    def commit(self, *names: str, epoch: int = 0) -> None:
+        if self.keep_all and epoch:
+            kept = self.folder / "epochs" / f"{epoch:03}"
+            kept.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                shutil.copy(self.folder / name, kept)
+        for file in self.folder.iterdir():
+            if file.is_file() and file.name not in names and file.suffix in (".pt", ".txt"):
+                file.unlink()
+
+
+class TrainCheckpoints:
+    """Ray Train's checkpoints: a local folder, whose files are handed over at every commit."""
+
+    def __init__(self, folder: Path):
+        import ray.train
+
+        self.folder = folder
+        if (kept := ray.train.get_checkpoint()) is not None:
+            with kept.as_directory() as found:
+                shutil.copytree(found, folder, dirs_exist_ok=True)
+
+    def commit(self, *names: str, epoch: int = 0) -> None:
+        import ray.train
+        from ray.train import Checkpoint
+
+        with tempfile.TemporaryDirectory(prefix="ram_tune-report-", dir=self.folder.parent) as parcel:
+            for name in names:
+                os.link(self.folder / name, Path(parcel) / name)  # gigabytes need not be copied twice
+            ray.train.report({"epoch": epoch}, checkpoint=Checkpoint.from_directory(parcel))
 
 
 def train_worker(order: dict[str, Any]) -> None:
-    """A whole run. What no second try would mend (bad input, a loss that is not finite) is reported as its error."""
-    import ray.train
+    """The function of a Ray Train worker."""
+    with tempfile.TemporaryDirectory(prefix="ram_tune-") as parent:
+        folder = Path(parent) / "run"
+        folder.mkdir()
+        work(Order(**order), TrainCheckpoints(folder), Line(order["desk"], order["run"]))
 
+
+def work_in_folder(order: Order, folder: Path) -> None:
+    """The same in the calling process, with its checkpoints in `folder`."""
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", timeout=120):  # a lost driver's process may still be finishing its last step
+        work(order, Folder(folder, order["keep_all"]), Line(order["desk"], order["run"]))
+
+
+def work(order: Order, place: Place, line: Line) -> None:
+    """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt."""
     from ram_tune.errors import BadInput
+    from ram_tune.training import checkpoint
     from ram_tune.training.loop import NotFiniteError
+    from ram_tune.training.results import METRICS, write
 
+    if (place.folder / METRICS).exists():
+        return  # it was lost after its last word
+    (place.folder / ERROR).unlink(missing_ok=True)
     try:
-        _train(order)
-    except (BadInput, NotFiniteError) as error:
-        ray.train.report({"error": f"{type(error).__name__}: {error}"})
+        (_evaluate if order["kind"] == "evaluate" else _train)(order, place, line)
+    except (BadInput, NotFiniteError):
+        write(place.folder / ERROR, traceback.format_exc())
+        left = [name for name in (checkpoint.BEST, checkpoint.LAST) if (place.folder / name).exists()]
+        place.commit(ERROR, *left)
 
 
-def _train(order: dict[str, Any]) -> None:
-    """Report every epoch with a checkpoint to go on from; at the end report the test with the results.
-
-    Each checkpoint is a folder with best.pt (weights) and last.pt (everything); the last one holds best.pt and the files
-    of `training.results` instead, so that the run's outcome travels and survives as its checkpoints do.
-    """
-    import ray.train
-    from ray.train import Checkpoint
-
-    from ram_tune.presets import from_json
+def _train(order: Order, place: Place, line: Line) -> None:
+    from ram_tune.distribution.usage import Usage, whereabouts
     from ram_tune.training import checkpoint
     from ram_tune.training.loop import finish, fit
-    from ram_tune.training.results import write_results
+    from ram_tune.training.results import CONFIG, FILES, config_yaml, write, write_results
     from ram_tune.training.run import prepare
 
-    config = from_json(order["config"], "the run's configuration")
-    with tempfile.TemporaryDirectory(prefix="ram_tune-") as place:
-        folder = Path(place)
-        stage1 = None
-        if order["stage1"]:
-            with Checkpoint(order["stage1"]).as_directory() as found:
-                stage1 = Path(shutil.copy(Path(found) / checkpoint.BEST, folder / "stage1.pt"))
-        best, last = folder / checkpoint.BEST, folder / checkpoint.LAST
-        if (interrupted := ray.train.get_checkpoint()) is not None:
-            with interrupted.as_directory() as found:
-                shutil.copy(Path(found) / checkpoint.BEST, best)
-                if not (Path(found) / checkpoint.LAST).exists():
-                    return  # lost after its final report: nothing is left to do
-                shutil.copy(Path(found) / checkpoint.LAST, last)
+    config = _config(order)
+    best, last = place.folder / checkpoint.BEST, place.folder / checkpoint.LAST
+    start = Path(order["start"]) / checkpoint.BEST if order["start"] else None
+    with _weights(start) as stage1:
         run = prepare(config, Path(order["cache_dir"]), stage1, last=last if last.exists() else None)
-        run.cache()
+    write(place.folder / CONFIG, config_yaml(config))
+    line.worker(whereabouts(run.device))
+    for past in run.history:  # the desk may have missed some
+        line.report(int(past["epoch"]), _metrics(past))
+    line.progress(type="state", text="preparing images")
+    run.cache()
 
-        def report(metrics: dict[str, Any], *files: Path) -> None:
-            with tempfile.TemporaryDirectory(prefix="ram_tune-report-") as parcel:
-                for file in files:
-                    shutil.copy(file, parcel)
-                ray.train.report(metrics, checkpoint=Checkpoint.from_directory(parcel))
+    usage, seen = Usage(run.device), time.monotonic()
 
-        for epoch in fit(run):
-            if epoch.is_best:
-                checkpoint.save(best, run.weights(), config, run.fingerprint)
-            checkpoint.save(last, run.state(), config, run.fingerprint)
-            report({"epoch": epoch.epoch, "is_best": epoch.is_best, **epoch.metrics}, best, last)
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal seen
+        if time.monotonic() - seen > 1:
+            seen = time.monotonic()
+            line.progress(type="step", epoch=run.epoch + 1, step=step, steps=steps, loss=loss)
 
-        run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
-        results = folder / "results"
-        summary = write_results(run, finish(run), results)
-        on_test = {f"test/{name}": value for name, value in summary["test"].items()}
-        final = {"epoch": run.epoch, "finished": True, "best_epoch": run.best_epoch, **on_test}
-        report(final, best, *results.iterdir())
+    for epoch in fit(run, progress):
+        run.history[-1] |= usage.read()
+        if epoch.is_best:
+            checkpoint.save(best, run.weights(), config, run.fingerprint)
+        checkpoint.save(last, run.state(), config, run.fingerprint)
+        place.commit(checkpoint.BEST, checkpoint.LAST, epoch=epoch.epoch)
+        if not line.report(epoch.epoch, _metrics(run.history[-1])) and run.epoch < config.training.epochs:
+            return  # told to stop; the same job goes on from here
+
+    line.progress(type="state", text="final test")
+    run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
+    write_results(run, finish(run), place.folder)
+    place.commit(checkpoint.BEST, *FILES)
+
+
+def _evaluate(order: Order, place: Place, line: Line) -> None:
+    """Evaluate a model trained before, in another way; it leaves what a training leaves."""
+    from ram_tune.distribution.usage import whereabouts
+    from ram_tune.training import checkpoint
+    from ram_tune.training.loop import finish
+    from ram_tune.training.results import FILES, write_results
+    from ram_tune.training.run import load_trained
+
+    with _weights(Path(order["start"]) / checkpoint.BEST) as trained:
+        assert trained is not None
+        shutil.copy(trained, place.folder / checkpoint.BEST)
+    run = load_trained(_config(order), Path(order["cache_dir"]), place.folder / checkpoint.BEST)
+    line.worker(whereabouts(run.device))
+    write_results(run, finish(run), place.folder)
+    place.commit(checkpoint.BEST, *FILES)
+
+
+def _config(order: Order):
+    from ram_tune.presets import from_json
+
+    return from_json(order["config"], "the run's configuration")
+
+
+@contextmanager
+def _weights(path: Path | None) -> Iterator[Path | None]:
+    """A local copy of a file in Ray's storage, wherever that is."""
+    if path is None or path.exists():
+        yield path
+        return
+    from ray.train import Checkpoint
+
+    with Checkpoint(str(path.parent)).as_directory() as found:
+        yield Path(found) / path.name
+
+
+def _metrics(epoch: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in epoch.items() if "/" in name}

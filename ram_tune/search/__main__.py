@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
 from ram_tune.config import Config
-from ram_tune.errors import BadInput, command_line
-from ram_tune.options import add_data_options, cache_dir, results_dir
+from ram_tune.errors import BadInput, command_line, nearest
+from ram_tune.options import add_data_options, add_search_places, cache_dir, results_dir, study_storage, tracking_uri
 from ram_tune.presets import parse_set
 from ram_tune.search import space as spaces
-from ram_tune.search.space import Published, Space
+from ram_tune.search.space import Space
+
+if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options are right
+    from ram_tune.data.roles import Dataset
+    from ram_tune.search.jobs import Job, Outcome
 
 EXAMPLES = """\
 examples:
   python -m ram_tune.search constraints                     the five arms on the embedded dataset
-  python -m ram_tune.search constraints --seeds 3 --arms none A+S+P
-  python -m ram_tune.search constraints --data voc2007 --data-root ~/data
+  python -m ram_tune.search constraints --seeds 3           the same with three seeds each: only what is missing is run
+  python -m ram_tune.search constraints --dry-run           what would be run, and with what
+  python -m ram_tune.search constraints --data voc2007 --data-root ~/data --set model.projection_size=512
+  python -m ram_tune.search my_space.yaml --workers 0       one's own question; many small runs
   python -m ram_tune.search --list                          the searches that come with the package
   mlflow ui                                                 browse the runs, in the same folder
 
-exit code: 0 every run finished, 1 some failed, 2 the options or files cannot be used"""
+The same command goes on after Ctrl-C (once: running jobs end with their epoch; twice: at once), after a crash, and with more
+arms or seeds. exit code: 0 every run finished, 1 some failed, 2 the options or files cannot be used, 130 interrupted"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,126 +45,162 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     space = _chosen(spaces.read(options.search), options.arms)
     name = Path(options.search).stem
-    overrides = parse_set(options.set)
+    overrides = _overrides(options)
     data = options.data or "scenes"
-    seeds = space.seeds if options.seeds is None else options.seeds
-    if seeds < 1:
-        raise BadInput("--seeds", found=seeds, expected="at least 1")
+    seeds = _positive("--seeds", options.seeds) or space.seeds
+    _positive("--concurrency", options.concurrency)
 
     from ram_tune.search.plan import base_config
 
     base = base_config(space, data, options.data_root, overrides)
     caches, results = cache_dir(options.cache_dir), results_dir(options.results)
+    storage, record = study_storage(options.study_storage, results), tracking_uri(options.tracking_uri)
 
     from ram_tune.data.roles import load
-    from ram_tune.search.plan import plan
+    from ram_tune.search.driver import Places, known_outcomes, to_do
+    from ram_tune.search.plan import plan, study_name
+    from ram_tune.search.study import open_study
     from ram_tune.training.run import make_ready
 
     dataset = load(base.data, caches)
     jobs = plan(space, data, options.data_root, overrides, seeds, dataset)
-    for config in {(job.config.model.backbone, job.config.data): job.config for job in jobs}.values():
-        make_ready(config, dataset, caches)
-
-    from ram_tune.search.executor import execute, ray_cluster
-    from ram_tune.search.record import Record
+    study = open_study(storage, study_name(name, base, dataset), options.fresh, create=not options.dry_run)
+    known = known_outcomes(jobs, study)
+    todo = to_do(jobs, known)
+    folder = results / (study.name if study else study_name(name, base, dataset))
+    places = Places(storage, record, folder, caches)
 
     console = Console()
+    _greet(console, space, dataset, jobs, todo, places)
+    if options.dry_run:
+        from ram_tune.search.report import plan_table
+
+        console.print(plan_table(jobs, {job.fingerprint for job in todo}, base))
+        return 0
+    assert study is not None
+    study.agree(space.arms)
+    for config in {(job.config.model.backbone, job.config.data): job.config for job in todo}.values():
+        make_ready(config, dataset, caches)
+    return _search(options, name, space, base, dataset, jobs, study, places, console)
+
+
+def _search(
+    options: argparse.Namespace,
+    name: str,
+    space: Space,
+    base: Config,
+    dataset: Dataset,
+    jobs: list[Job],
+    study: Any,
+    places: Any,
+    console: Console,
+) -> int:
+    """Run what is missing, print the table → the exit code."""
+    from ram_tune.search.driver import Manner, carry_out, histories, known_outcomes, send_what_waits, to_do
+    from ram_tune.search.lease import this_process
+    from ram_tune.search.provenance import provenance
+    from ram_tune.search.record import About
+    from ram_tune.search.report import Protocol, failures, mechanism_table, results_table
+
+    protocol = Protocol(dataset.name, base.data.test_split, base.data.image_size, "one", "network")
+
+    def tables(outcomes: Mapping[str, Outcome]) -> Group:
+        parts = results_table(space, dataset.name, jobs, outcomes, protocol), mechanism_table(jobs, histories(outcomes))
+        return Group(*(part for part in parts if part))
+
+    def summarise(outcomes: Mapping[str, Outcome]) -> str:
+        plain = Console(width=120, color_system=None)
+        with plain.capture() as text:
+            plain.print(tables(outcomes), *failures(jobs, outcomes), sep="\n", markup=False)
+        return text.get()
+
+    about = About(
+        experiment=f"{name}-{dataset.name}",
+        study=study.name,
+        title=f"{space.title} · {study.name.rsplit('-', 1)[-1]}",
+        question=space.question,
+        command=shlex.join(["python", "-m", "ram_tune.search", *sys.argv[1:]]),
+        params=base.flat(),
+        tags=provenance(),
+    )
     started = time.perf_counter()
-    storage = results / f"{name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    record = Record(name, space, dataset.name, base)
-    trained = sum(job.kind == "train" for job in jobs)
-    console.print(
-        f"{space.title} on {dataset.name}: {trained} runs and {len(jobs) - trained} stage 1\n"
-        f"results  {storage}\ncaches   {caches}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    held = this_process()
+    study.lease.claim(held)
     try:
-        with ray_cluster() as there:
-            outcomes = execute(jobs, there, storage, caches, [record, Display(console)])
-        table = results_table(space, base, jobs, outcomes)
-    except BaseException:
-        record.abandon()
-        raise
-    console.print(table)
-    failures = [job for job in jobs if outcomes[job.fingerprint].error]
-    for job in failures:
-        console.print(f"FAILED {job.name}: {_last_line(outcomes[job.fingerprint].error)}", markup=False, soft_wrap=True)
-    with console.capture() as text:
-        console.print(table)
-    record.close(text.get(), failed=bool(failures))
+        known = known_outcomes(jobs, study)  # once more: another driver may have finished since
+        complete = True
+        if to_do(jobs, known):
+            manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
+            outcomes, complete = carry_out(jobs, known, study, held, places, manner, about, summarise, console)
+        else:
+            outcomes = known
+            send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
+    finally:
+        study.lease.release(held)
+
+    console.print(tables(outcomes))
+    for line in failures(jobs, outcomes):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    browse = "mlflow ui" if places.tracking_uri.startswith("sqlite:") else places.tracking_uri
     console.print(
-        f"{time.perf_counter() - started:.0f} s. Browse the runs: mlflow ui, in this folder, then http://127.0.0.1:5000",
+        f"{time.perf_counter() - started:.0f} s. Browse the runs: {browse}"
+        + (", in this folder, then http://127.0.0.1:5000" if browse == "mlflow ui" else ""),
         highlight=False,
         soft_wrap=True,
     )
-    return 1 if failures else 0
+    if not complete:
+        console.print("Stopped before the end: the same command goes on from here.")
+        return 130
+    return 1 if any(outcome.state == "failed" for outcome in outcomes.values()) else 0
 
 
-class Display:
-    """A line for everything that happens; a Listener of the executor."""
-
-    def __init__(self, console: Console):
-        self.console = console
-
-    def started(self, job: Any) -> None:
-        self._say(f"{job.name:<16} started")
-
-    def epoch(self, job: Any, metrics: dict[str, Any]) -> None:
-        show = " ".join(f"{name} {metrics[f'selection/{name}']:.3f}" for name in ("loss", "mAP", "CF1", "OF1"))
-        epochs = job.config.training.epochs
-        self._say(
-            f"{job.name:<16} epoch {metrics['epoch']:>3}/{epochs}  loss {metrics['train/loss']:.4f}  selection {show}"
-        )
-
-    def finished(self, job: Any, outcome: Any) -> None:
-        found = _last_line(outcome.error) if outcome.error else f"test mAP {outcome.metrics['test/mAP']:.4f}"
-        self._say(f"{job.name:<16} {'FAILED' if outcome.error else 'finished'}  {found}")
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def results_table(space: Space, base: Config, jobs: list[Any], outcomes: dict[str, Any]) -> Table:
-    """Arm, seed, test metrics, and the published number, marked with what it is a number of."""
-    columns = ("arm", "seed", "mAP", "CF1", "OF1", "best epoch", "published mAP")
-    marks: dict[str, str] = {}  # how a published number was measured → its mark
-    rows = []
-    for job in jobs:
-        found = outcomes[job.fingerprint].metrics
-        values = [f"{100 * found[f'test/{name}']:.1f}" if found else "failed" for name in ("mAP", "CF1", "OF1")]
-        best = f"{found['best_epoch']:.0f}" if found else ""
-        entry = published(space, job.setting, base.data.name) if job.kind == "train" else None
-        note = f"{entry.mAP:.1f} {marks.setdefault(entry.protocol(), '*' * (1 + len(marks)))}" if entry else ""
-        rows.append((job.setting, str(job.config.training.seed), *values, best, note))
-    footnotes = [f"{mark} {how}" for how, mark in marks.items()]
-    caption = "\n".join(["measured: test, single crop, the network's own scores", *footnotes])
-    table = Table(title=f"{space.title} on {base.data.name}, in percent", caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def published(space: Space, arm: str, dataset: str) -> Published | None:
-    """The published mAP of an arm: on this dataset, else on the first that has one."""
-    known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
-    return next((entry for entry in known if entry.dataset == dataset), known[0] if known else None)
+def _greet(
+    console: Console, space: Space, dataset: Dataset, jobs: Sequence[Job], todo: Sequence[Job], places: Any
+) -> None:
+    runs = [job for job in jobs if job.kind != "stage1"]
+    done = len(jobs) - len(todo)
+    console.print(
+        f"{space.title} on {dataset.name}: {len(runs)} runs and {len(jobs) - len(runs)} stage 1"
+        + (f", {done} of them finished before" if done else "")
+        + f"\nresults  {places.folder}\nstudy    {_masked(places.storage)}\nrecord   {_masked(places.tracking_uri)}"
+        + f"\ncaches   {places.cache_dir}\nlogs     {places.folder / 'search.log'}, /tmp/ray/session_latest/logs",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _chosen(space: Space, arms: list[str] | None) -> Space:
     for arm in arms or ():
         if arm not in space.arms:
-            from ram_tune.errors import nearest
-
             found, known = repr(arm), ", ".join(space.arms)
             raise BadInput("--arms", found=found, expected=f"among {known}", remedy=nearest(arm, space.arms))
     return space.model_copy(update={"arms": {arm: space.arms[arm] for arm in arms}}) if arms else space
 
 
-def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """--set, and the options that are short for a field."""
+    overrides = parse_set(options.set)
+    for option, field in (("workers", "execution.workers"), ("gpus_per_worker", "execution.gpus_per_worker")):
+        value = getattr(options, option)
+        if value is not None and overrides.setdefault(field, value) != value:
+            raise BadInput(
+                f"--{option.replace('_', '-')} {value}",
+                found=f"{field}={overrides[field]} in --set too",
+                expected="one of them",
+            )
+    return overrides
+
+
+def _positive(option: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise BadInput(option, found=value, expected="at least 1")
+    return value
+
+
+def _masked(url: str) -> str:
+    """Without the password that a database's URL may hold."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.rpartition(':')[0]}:***@{tail}" if at and "://" in head else url
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,14 +212,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("search", nargs="?", help="a search that comes with the package, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="list the searches that come with the package, and exit")
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each arm (default: the search's own)")
-    add_data_options(parser)
     parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="DIR",
-        help="checkpoints and logs (default: $RAM_TUNE_RESULTS, else ram_tune_runs)",
+        "--dry-run", action="store_true", help="print the jobs, what they need and how they differ; run none"
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
+    what.add_argument("--seeds", type=int, metavar="N", help="runs of each arm (default: the search's own)")
+    what.add_argument(
+        "--fresh", action="store_true", help="start anew; what earlier searches made is kept, but not used"
+    )
+    add_data_options(what)
+    how = parser.add_argument_group("how to run it")
+    how.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="1: a Ray Train worker for each run (default); 0: many small runs share one",
+    )
+    how.add_argument("--gpus-per-worker", type=float, metavar="N", help="such as 0.5 (default: 1 where there are any)")
+    how.add_argument("--concurrency", type=int, metavar="N", help="runs at once (default: as many as fit)")
+    how.add_argument(
+        "--address", default="", metavar="HOST:PORT", help="a running Ray cluster (default: this machine alone)"
+    )
+    places = parser.add_argument_group("where it is kept")
+    add_search_places(places)
+    places.add_argument(
+        "--keep-checkpoints",
+        choices=("best", "all", "none"),
+        default="best",
+        help="of each run: the best epoch's weights (default), every epoch's, or none but stage 1's",
     )
     return parser
 

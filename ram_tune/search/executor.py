@@ -1,185 +1,329 @@
-"""Ray Tune runs jobs on whatever cluster there is; it decides, retries and remembers nothing."""
+"""Ray Tune runs the ready jobs on whatever cluster there is; it decides, retries and remembers nothing."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
+from ray.tune.search import Searcher
 
+from ram_tune.distribution.desk import Event
 from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
-from ram_tune.distribution.worker import Order
+from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
-from ram_tune.search.plan import Job
+from ram_tune.search.jobs import Job, Outcome, Queue
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
+POLL_SECONDS = 0.3
 
-
-class Listener(Protocol):
-    """Told of what happens to jobs, in the driver's process, in order."""
-
-    def started(self, job: Job) -> None: ...
-
-    def epoch(self, job: Job, metrics: dict[str, Any]) -> None:
-        """An epoch's metrics, `epoch` among them."""
-
-    def finished(self, job: Job, outcome: Outcome) -> None:
-        """A job ended: well, or with `outcome.error`."""
+Node = Mapping[str, float]
+"""CPUs and GPUs of one machine of the cluster."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
+class Layout:
+    """How jobs are laid out on a cluster."""
 
-    metrics: dict[str, float]  # `test/…`; empty if it failed
-    checkpoint: str = ""  # folder with best.pt and the files of training.results
-    error: str = ""  # traceback
+    nodes: tuple[Node, ...]
+    resources: dict[str, dict[str, float]]  # fingerprint → CPU and GPU of its worker
+    at_once: int
 
 
 @contextmanager
-def ray_cluster() -> Iterator[dict[str, float]]:
-    """A Ray instance of our own on this machine → the CPUs and GPUs it has."""
+def ray_cluster(address: str = "") -> Iterator[tuple[Node, ...]]:
+    """The cluster at `address`, or a Ray instance of our own on this machine → its nodes. Raises BadInput."""
     os.environ.update(ENVIRONMENT)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine of one's own is not taken away
-    ray.init(
-        address="local",  # never a stale cluster whose address is lying about
-        include_dashboard=True,  # Train frees the resources of a stopped run through it
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ram_tune"}
+    if address:
+        _require_reachable(address)
+        try:
+            variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
+            ray.init(address=address, runtime_env=variables, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise _unreachable(address, str(error).splitlines()[0]) from error
+    else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a machine of one's own is not taken away
+        ray.init(
+            address="local",  # never a stale cluster whose address is lying about
+            include_dashboard=True,  # Train frees the resources of a stopped run through it
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
     try:
-        there = ray.cluster_resources()
-        yield {name: there.get(name, 0.0) for name in ("CPU", "GPU")}
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield tuple({name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in alive)
     finally:
         ray.shutdown()
 
 
-def execute(
-    jobs: Sequence[Job], there: Mapping[str, float], storage: Path, cache_dir: Path, listeners: Sequence[Listener]
-) -> dict[str, Outcome]:
-    """Run all jobs, those that are needed first → fingerprint: outcome. A job whose need failed is not run, and fails.
+def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> Layout:
+    """What each job's worker gets, and how many jobs run at once (at most `concurrency`, where that is not 0).
 
-    `there` is what `ray_cluster` gave. Raises BadInput, before anything runs, for a job that could never be placed.
+    A job gets what its `execution` fields ask for: CPUs else an equal share of the cluster for each job of its kind that can
+    run at once, a GPU where there are any. Shares follow from the whole plan, not from what is left of it, so that a search
+    that goes on computes with as many threads as before. Raises BadInput for a job that no node could ever hold.
     """
+    most_gpus = max(node["GPU"] for node in nodes)
+    resources: dict[str, dict[str, float]] = {}
     for job in jobs:
-        _require_room(job, there)
-    outcomes: dict[str, Outcome] = {}
-    for kind in ("stage1", "train"):
-        ready = []
-        for job in (job for job in jobs if job.kind == kind):
-            if job.needs and outcomes[job.needs].error:
-                _tell(listeners, job, outcomes, Outcome({}, error="not run: stage 1, which it starts from, failed"))
-            else:
-                ready.append(job)
-        if ready:
-            _run(ready, there, storage, cache_dir, listeners, outcomes)
-    return outcomes
+        execution = job.config.execution
+        gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
+        alike = sum(other.kind == job.kind for other in jobs)
+        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike))
+        resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
+        _require_room(job, resources[job.fingerprint], nodes)
+    fits = max(_holds(nodes, **needed) for needed in resources.values())
+    return Layout(tuple(nodes), resources, min(concurrency or fits, fits))
 
 
-def resources(job: Job, jobs: int, there: Mapping[str, float]) -> dict[str, float]:
-    """CPUs and GPUs of a job's worker: what it asks for; CPUs else an equal share of what is there, at least one."""
-    execution = job.config.execution
-    gpus = execution.gpus_per_worker
-    return {
-        "CPU": execution.cpus_per_worker or max(there["CPU"] // jobs, 1),
-        "GPU": min(there["GPU"], 1.0) if gpus is None else gpus,
-    }
+def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:
+    """The most CPUs, one at least, with which as many of `jobs` alike run at once as with one CPU each."""
+    wanted = min(jobs, _holds(nodes, CPU=1, GPU=gpus))
+    most = int(max(node["CPU"] for node in nodes))
+    return float(next((n for n in range(most, 1, -1) if _holds(nodes, CPU=n, GPU=gpus) >= max(wanted, 1)), 1))
 
 
-def _require_room(job: Job, there: Mapping[str, float]) -> None:
-    for name, wanted in resources(job, 1, there).items():
-        if wanted > there[name]:
-            raise BadInput(
-                f"execution.{name.lower()}s_per_worker",
-                found=f"{wanted:g}",
-                expected=f"at most {there[name]:g}, which is what this machine has",
-                remedy="The run could never start. Ask for less.",
-            )
+def _holds(nodes: Sequence[Node], **needed: float) -> int:
+    """How many workers that need this the machines hold at once."""
+    return sum(int(min(node[name] // amount for name, amount in needed.items() if amount)) for node in nodes)
 
 
-def _run(
-    jobs: Sequence[Job],
-    there: Mapping[str, float],
-    storage: Path,
+def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) -> None:
+    if any(all(node[name] >= needed[name] for name in needed) for node in nodes):
+        return
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
+    there = "; ".join(", ".join(f"{amount:g} {name}" for name, amount in node.items()) for node in nodes)
+    raise BadInput(
+        "execution.cpus_per_worker, execution.gpus_per_worker",
+        found=f"{wanted} for each run",
+        expected=f"what one machine has ({there})",
+        remedy="The run could never start. Ask for less.",
+    )
+
+
+def execute(
+    queue: Queue,
+    places: Layout,
+    desk: Any,
+    desk_name: str,
+    folder: Path,
     cache_dir: Path,
-    listeners: Sequence[Listener],
     outcomes: dict[str, Outcome],
-) -> None:
-    configs: list[TrialConfig] = []
-    for job in jobs:
-        stage1 = outcomes[job.needs].checkpoint if job.needs else ""
-        order = Order(config=job.config.model_dump_json(), cache_dir=str(cache_dir), stage1=stage1)
-        configs.append(
-            TrialConfig(
-                fingerprint=job.fingerprint,
-                order=dict(order),
-                storage=str(storage / "train"),
-                resources=resources(job, len(jobs), there),
-            )
-        )
-    # More trials than workers fit would start drivers that only wait.
-    at_once = min(int(there[name] // n) for config in configs for name, n in config["resources"].items() if n)
-    watcher = _Watcher({job.fingerprint: job for job in jobs}, listeners, outcomes)
-    tune.Tuner(
-        tune.with_resources(run_trial, DRIVER_RESOURCES),
-        param_space={"job": tune.grid_search(configs)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+    handle: Callable[[Event], None],
+    keep_all: bool = False,
+) -> dict[str, Outcome]:
+    """Run what `queue` hands out → how each ended. Jobs that need a failed one are not run, and fail.
+
+    `outcomes` are those of earlier searches; `handle` is told of all that happens. Ctrl-C (or SIGTERM) once: running jobs end
+    at their epoch and can go on later; twice: KeyboardInterrupt.
+    """
+    feed = _Feed(queue, places, desk, desk_name, folder, cache_dir, outcomes, keep_all)
+    in_process = any(job.config.execution.workers == 0 for job in queue.jobs.values())
+    # More trials than fit would only start drivers that wait.
+    config = tune.TuneConfig(
+        search_alg=feed,
+        num_samples=-1,
+        max_concurrent_trials=places.at_once,
+        reuse_actors=in_process,
+        trial_dirname_creator=lambda trial: f"{trial.config['job']['order']['run']}-{trial.trial_id}",
+    )
+    trainable = tune.with_resources(run_trial, _trial_resources)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=config,
         run_config=tune.RunConfig(
-            name=f"tune-{jobs[0].kind}",
-            storage_path=str(storage),
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(folder / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[watcher],
         ),
-    ).fit()
+    )
+    with _interruptible(queue, handle) as stopping, _listening(desk, queue, handle, stopping):
+        tuner.fit()
+    return feed.ended
 
 
-def _tell(listeners: Sequence[Listener], job: Job, outcomes: dict[str, Outcome], outcome: Outcome) -> None:
-    outcomes[job.fingerprint] = outcome
-    for listener in listeners:
-        listener.finished(job, outcome)
+def _trial_resources(config: dict[str, TrialConfig]) -> tune.PlacementGroupFactory:
+    job = config["job"]
+    needed = DRIVER_RESOURCES if job["workers"] else {name: n for name, n in job["resources"].items() if n}
+    return tune.PlacementGroupFactory([needed])
 
 
-class _Watcher(tune.Callback):
-    """Passes on to `listeners` what Tune says of `jobs` (by fingerprint), and keeps their outcomes."""
+class _Feed(Searcher):
+    """Hands the queue's jobs to Tune, and tells queue and desk how they ended."""
 
-    def __init__(self, jobs: dict[str, Job], listeners: Sequence[Listener], outcomes: dict[str, Outcome]):
-        self.jobs, self.listeners, self.outcomes = jobs, listeners, outcomes
+    def __init__(
+        self,
+        queue: Queue,
+        places: Layout,
+        desk: Any,
+        desk_name: str,
+        folder: Path,
+        cache_dir: Path,
+        outcomes: Mapping[str, Outcome],
+        keep_all: bool,
+    ):
+        super().__init__()
+        self.queue, self.places, self.desk, self.desk_name = queue, places, desk, desk_name
+        self.folder, self.cache_dir, self.keep_all = folder, cache_dir, keep_all
+        self.checkpoints = {run: outcome.checkpoint for run, outcome in outcomes.items()}
+        self.running: dict[str, Job] = {}  # Tune's trial id → job
+        self.ended: dict[str, Outcome] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        job = self.queue.next()
+        if job is None:
+            return Searcher.FINISHED if self.queue.empty else None
+        self.running[trial_id] = job
+        ray.get(self.desk.started.remote(job.fingerprint))
+        order = Order(
+            kind=job.kind,
+            run=job.fingerprint,
+            config=job.config.model_dump_json(),
+            cache_dir=str(self.cache_dir),
+            start=self.checkpoints[job.needs[0]] if job.needs else "",
+            desk=self.desk_name,
+            keep_all=self.keep_all,
+        )
+        needed = self.places.resources[job.fingerprint]
+        workers = job.config.execution.workers
+        return {"job": TrialConfig(order=order, storage=str(self.folder / "runs"), workers=workers, resources=needed)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        job = self.running.pop(trial_id)
+        if error or not result:
+            outcome, history = Outcome(error="the trial's process was lost: see Ray's logs"), []
+        elif result["error"]:
+            outcome, history = Outcome(error=result["error"]), []
+        else:
+            outcome, history = read_outcome(result["checkpoint"])
+        self._end(job, outcome, history)
+        for dropped in self.queue.ended(job, outcome):
+            if outcome.state == "failed":
+                self._end(dropped, Outcome(error=f"not run: {job.name}, which it starts from, failed"), [])
+
+    def _end(self, job: Job, outcome: Outcome, history: list[dict[str, float]]) -> None:
+        self.ended[job.fingerprint] = outcome
+        self.checkpoints[job.fingerprint] = outcome.checkpoint
+        ray.get(self.desk.ended.remote(job.fingerprint, outcome, history))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study remembers."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search goes on from its study, in a fresh Tuner")
 
     def __getstate__(self) -> dict:
-        return {}  # Tune pickles its callbacks; this one lives in the driver only
+        return {}  # Tune pickles its searcher; this one lives in the driver only
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        for listener in self.listeners:
-            listener.started(self._job(trial))
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any) -> None:
-        job = self._job(trial)
-        if result.get("error"):
-            _tell(self.listeners, job, self.outcomes, Outcome({}, error=result["error"]))
-        elif result.get("finished"):
-            metrics = {name: value for name, value in result.items() if name.startswith("test/")}
-            metrics["best_epoch"] = result["best_epoch"]
-            _tell(self.listeners, job, self.outcomes, Outcome(metrics, result["checkpoint_path"]))
-        elif "train/loss" in result:
-            metrics = {name: value for name, value in result.items() if name == "epoch" or "/" in name}
-            for listener in self.listeners:
-                listener.epoch(job, metrics)
+def read_outcome(checkpoint: str) -> tuple[Outcome, list[dict[str, float]]]:
+    """How the job ended that left this folder (see distribution.worker), and its epochs."""
+    from ram_tune.training.results import METRICS
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        error = Path(trial.error_file).read_text() if trial.error_file else "no traceback was left"
-        _tell(self.listeners, self._job(trial), self.outcomes, Outcome({}, error=error))
+    if not checkpoint:
+        return Outcome(), []
+    from ray.train import Checkpoint
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        if self._job(trial).fingerprint not in self.outcomes:
-            _tell(self.listeners, self._job(trial), self.outcomes, Outcome({}, error="ended without a final report"))
+    with Checkpoint(checkpoint).as_directory() as found:
+        folder = Path(found)
+        if (folder / ERROR).exists():
+            return Outcome(error=(folder / ERROR).read_text()), []
+        if not (folder / METRICS).exists():
+            return Outcome(), []
+        summary = json.loads((folder / METRICS).read_text())
+    metrics = {f"{role}/{name}": value for role in ("selection", "test") for name, value in summary[role].items()}
+    return Outcome({**metrics, "best_epoch": summary["best_epoch"]}, checkpoint), summary["history"]
 
-    def _job(self, trial: Any) -> Job:
-        return self.jobs[trial.config["job"]["fingerprint"]]
+
+@contextmanager
+def _interruptible(queue: Queue, handle: Callable[[Event], None]) -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event and closes the queue, the second raises KeyboardInterrupt."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        queue.close()
+        handle({"type": "notice", "text": "stopping: running jobs end with this epoch; Ctrl-C again leaves at once"})
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _listening(desk: Any, queue: Queue, handle: Callable[[Event], None], stopping: threading.Event) -> Iterator[None]:
+    """Hands on what the desk hears, until the search ends; tells the desk to stop, or hears it from the desk."""
+    done = threading.Event()
+
+    def listen() -> None:
+        life, seen = "", 0
+        while True:
+            last = done.is_set()
+            try:
+                now, events, stop = ray.get(desk.poll.remote(life, seen, stopping.is_set()), timeout=30)
+            except RayError:  # it is being restarted; what it heard is on disk
+                now, events, stop = life, [], False
+            if stop:
+                queue.close()
+            life, seen = now, (seen if now == life else 0) + len(events)
+            for event in events:
+                handle(event)
+            if last:
+                return
+            done.wait(POLL_SECONDS)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        done.set()
+        listener.join(timeout=60)
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise BadInput(
+            f"--address {address}",
+            found="Ray Client",
+            expected="host:port of the cluster's head, from a machine that belongs to it",
+            remedy="Ray Train does not run through Ray Client.",
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BadInput("--address", found=repr(address), expected="host:port, such as 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _unreachable(address, error.strerror or str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> BadInput:
+    return BadInput(
+        f"--address {address}",
+        found=f"no Ray cluster there ({reason})",
+        expected="a running one",
+        remedy="Start one with `ray start --head`, or leave --address out for this machine alone.",
+    )

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
-from ram_tune.config import Config, fields
+from ram_tune.config import Backbone, Config, fields
 from ram_tune.data.roles import Dataset
 from ram_tune.errors import BadInput
+from ram_tune.models.backbone import weights_fingerprint
 from ram_tune.presets import configure
+from ram_tune.search.jobs import Job
 from ram_tune.search.space import Space
-from ram_tune.training.run import identity
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run for the executor."""
-
-    kind: Literal["stage1", "train"]
-    setting: str  # the arm's name
-    config: Config
-    fingerprint: str
-    needs: str = ""  # fingerprint of the stage-1 job whose weights it starts from
-
-    @property
-    def name(self) -> str:
-        return self.setting if self.kind == "stage1" else f"{self.setting} · seed {self.config.training.seed}"
 
 
 def base_config(space: Space, data: str, data_root: str, overrides: Mapping[str, Any]) -> Config:
@@ -46,25 +32,66 @@ def base_config(space: Space, data: str, data_root: str, overrides: Mapping[str,
 def plan(
     space: Space, data: str, data_root: str, overrides: Mapping[str, Any], seeds: int, dataset: Dataset
 ) -> list[Job]:
-    """All jobs, each after the one it needs: every stage 1 once, then the arms seed by seed.
+    """All jobs, each after those it needs: every stage 1 once, then the arms seed by seed.
 
+    Arms that differ only in how they are evaluated need one trained model: the others are `evaluate` jobs on it.
     Seeds count from the base configuration's. Raises BadInput.
     """
     _require_same_images(space)
-    first_seed = base_config(space, data, data_root, overrides).training.seed
+    base = base_config(space, data, data_root, overrides)
+    identity = identities(dataset)
+    first_seed = base.training.seed
+    wanted = [
+        (arm, configure(data, data_root, space.base, {**overrides, "training.seed": seed}, values))
+        for seed in range(first_seed, first_seed + seeds)
+        for arm, values in space.arms.items()
+    ]
+    named: dict[str, str] = {}
+    for arm, config in wanted:
+        if twin := named.get(identity(config)):
+            raise BadInput(
+                f"arms {twin} and {arm}",
+                found="the same configuration",
+                expected="arms that differ",
+                remedy="Remove one of them.",
+            )
+        named[identity(config)] = arm
+
     stages: dict[str, Job] = {}
-    runs = []
-    for seed in range(first_seed, first_seed + seeds):
-        for arm, values in space.arms.items():
-            layers = space.base, {**overrides, "training.seed": seed}, values
-            config = configure(data, data_root, *layers)
-            needs = ""
-            if first := config.stage1_config():
-                needs = identity(first, dataset)
-                stages.setdefault(needs, Job("stage1", "stage 1", first, needs))
-            runs.append(Job("train", arm, config, identity(config, dataset), needs))
-    _require_different(runs)
-    return [*stages.values(), *runs]
+    models: dict[str, Job] = {}  # trained only for evaluations: no arm is just this
+    trainings, evaluations = [], []
+    for arm, config in wanted:
+        trained = config
+        if config.training.select_by == "loss":  # which epoch is kept then does not depend on the evaluation
+            trained = config.model_copy(update={"evaluation": base.evaluation})
+        needs: tuple[str, ...] = ()
+        if first := trained.stage1_config():
+            needs = (identity(first),)
+            stages.setdefault(needs[0], Job("stage1", "stage 1", first, needs[0], dataset.fingerprint))
+        model = identity(trained)
+        if model == identity(config):
+            trainings.append(Job("train", arm, config, model, dataset.fingerprint, needs))
+            continue
+        if model not in named:
+            models.setdefault(model, Job("train", f"{arm} (training)", trained, model, dataset.fingerprint, needs))
+        evaluations.append(Job("evaluate", arm, config, identity(config), dataset.fingerprint, (model,)))
+    return [*stages.values(), *models.values(), *trainings, *evaluations]
+
+
+def study_name(name: str, base: Config, dataset: Dataset) -> str:
+    """The search on this dataset with what all its arms share: another seed does not make it another search."""
+    training = base.training.model_copy(update={"seed": 0})
+    return f"{name}-{dataset.name}-{identities(dataset)(base.model_copy(update={'training': training}))[:8]}"
+
+
+def identities(dataset: Dataset) -> Callable[[Config], str]:
+    """`training.run.identity` for many configurations: a weights file is read once, not for each of them."""
+    contents = cache(lambda weights: weights_fingerprint(Backbone(weights=weights)))
+
+    def identity(config: Config) -> str:
+        return config.fingerprint({"dataset": dataset.fingerprint, **contents(config.model.backbone.weights)})
+
+    return identity
 
 
 def _require_same_images(space: Space) -> None:
@@ -73,17 +100,3 @@ def _require_same_images(space: Space) -> None:
     for arm, values in space.arms.items():
         for field in elsewhere & set(values):
             raise BadInput(f"arms.{arm}: {field}", found="a choice of images", expected="the same images for all arms")
-
-
-def _require_different(runs: list[Job]) -> None:
-    """Two runs that compute the same would write to the same place."""
-    seen: dict[str, Job] = {}
-    for job in runs:
-        if twin := seen.get(job.fingerprint):
-            raise BadInput(
-                f"arms {twin.name} and {job.name}",
-                found="the same configuration",
-                expected="arms that differ",
-                remedy="Remove one of them.",
-            )
-        seen[job.fingerprint] = job

@@ -1,106 +1,207 @@
-"""MLflow: the record that people read. One parent run for a search, one child for each of its runs."""
+"""MLflow: the record that people read. One parent run for a search, one child for each of its jobs.
+
+Everything is put into an outbox on disk first and sent from there by a thread, so that MLflow may be away: nothing waits
+for it, nothing fails with it, and the record catches up later, even from another process.
+"""
 
 from __future__ import annotations
 
-import math
-import shutil
-import tempfile
+import functools
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ram_tune.config import Config
-from ram_tune.search.executor import Outcome
-from ram_tune.search.plan import Job
-from ram_tune.search.space import Space
-from ram_tune.training import checkpoint
+from ram_tune.errors import error_line
+from ram_tune.search.jobs import Job
+from ram_tune.search.outbox import Outbox, encode
+from ram_tune.search.provenance import environment, provenance
+from ram_tune.search.sender import SEARCH, SQLITE, Sender, masked, sqlite_file
 
-PARAMS_PER_CALL = 100  # MLflow's limit
+FILE = "outbox.db"
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters, MLflow's limits
+LONGEST_ERROR = 250  # characters of a tag that a column can show
+PAUSES = 1.0, 30.0  # seconds between two attempts to reach MLflow: the first, doubled up to the last
+
+
+@dataclass(frozen=True)
+class About:
+    """What a search says of itself. `study` names one search and generation, without quotation marks."""
+
+    experiment: str
+    study: str
+    title: str
+    question: str
+    command: str  # as typed
+    params: dict[str, Any] = field(default_factory=dict)  # the flattened base configuration
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Record:
-    """A search in MLflow's own default store (or wherever MLFLOW_TRACKING_URI points); a Listener of the executor.
+    """The record of one search (one `About.study`) in MLflow at `tracking_uri`, through the outbox in `folder`.
 
-    All writing happens here, in the driver: many writers would wait for one another.
+    Every method but `flush` and `stop` only writes to that folder, in milliseconds. One process at a time; a later one on
+    the same folder goes on with the same runs. A job may start again after it ended: its run is reopened.
     """
 
-    def __init__(self, name: str, space: Space, dataset: str, base: Config):
-        from mlflow import MlflowClient
+    def __init__(self, folder: Path, search: About, tracking_uri: str):
+        file = sqlite_file(tracking_uri)
+        # By its full path, for this process and the next may stand in different folders.
+        uri = SQLITE + str(file) + "".join(tracking_uri.partition("?")[1:]) if file else tracking_uri
+        self.search, self.place = search, masked(uri)
+        self.outbox = Outbox(folder / FILE)
+        self.sender = Sender(self.outbox, search.experiment, search.study, uri)
+        self.problem = ""
+        """One sentence on why MLflow cannot be reached; empty while it can."""
+        self._failures = self._successes = 0  # attempts to send everything
+        self._thread: threading.Thread | None = None
+        self._news, self._now = threading.Event(), threading.Event()
 
-        self.client = MlflowClient()
-        experiment = f"{name}-{dataset}"
-        found = self.client.get_experiment_by_name(experiment)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(experiment)
-        self.parent = self._run(space.title, {"ram_tune.role": "search", "mlflow.note.content": space.question})
-        self._params(self.parent, base)
-        self.children: dict[str, str] = {}
-        self.best = -math.inf
-        self.done = 0
+    def open(self) -> None:
+        """The search is running."""
+        search = self.search
+        tags = {
+            **search.tags,
+            "ram_tune.role": "search",
+            "ram_tune.study": search.study,
+            "ram_tune.command": masked(search.command),
+            "mlflow.note.content": search.question,
+        }
+        self._begin(SEARCH, search.title, tags, search.params)
 
     def started(self, job: Job) -> None:
+        """A job is running, for the first time or again."""
         tags = {
-            "mlflow.parentRunId": self.parent,
             "ram_tune.role": job.kind,
+            "ram_tune.study": self.search.study,
             "ram_tune.setting": job.setting,
-            "ram_tune.seed": str(job.config.training.seed),
+            "ram_tune.seed": str(job.seed),
             "ram_tune.fingerprint": job.fingerprint,
+            "ram_tune.dataset": job.dataset,
         }
-        self.children[job.fingerprint] = self._run(job.name, tags)
-        self._params(self.children[job.fingerprint], job.config)
+        self._begin(job.fingerprint, job.name, tags, job.config.flat())
 
-    def epoch(self, job: Job, metrics: dict[str, Any]) -> None:
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
-        self._metrics(self.children[job.fingerprint], values, metrics["epoch"])
+    def worker(self, fingerprint: str, tags: dict[str, str]) -> None:
+        """Where a job runs: host, device, …"""
+        self._add(fingerprint, "worker", tags)
 
-    def finished(self, job: Job, outcome: Outcome) -> None:
-        if job.fingerprint not in self.children:  # it was never started
-            self.started(job)
-        run = self.children[job.fingerprint]
-        if outcome.error:
-            self.client.log_text(run, outcome.error, "traceback.txt")
-            self.client.set_terminated(run, "FAILED")
-            return
-        self._metrics(run, outcome.metrics, 0)
-        self._artifacts(run, outcome.checkpoint)
-        self.client.set_terminated(run, "FINISHED")
-        if job.kind == "train":  # a parent without metrics has no chart
-            self.done += 1
-            self.best = max(self.best, outcome.metrics["test/mAP"])
-            self._metrics(self.parent, {"best/test_mAP": self.best}, self.done)
+    def epoch(self, fingerprint: str, epoch: int, metrics: dict[str, float], when_ms: int | None = None) -> bool:
+        """The metrics of an epoch; False where it was there already (a resumed job reports it again)."""
+        added = self.outbox.put(fingerprint, "epoch", epoch, floats(metrics), when_ms)
+        self._news.set()
+        return added
 
-    def abandon(self) -> None:
-        """End everything that has not ended: the search was interrupted."""
-        for run in (*self.children.values(), self.parent):
-            if self.client.get_run(run).info.status == "RUNNING":
-                self.client.set_terminated(run, "KILLED")
+    def finished(self, fingerprint: str, metrics: dict[str, float], folder: str) -> None:
+        """Final metrics, at the step of the best epoch; the files of `folder` are copied when they are sent."""
+        step = int(metrics.get("best_epoch", 0))
+        epoch = self.outbox.get_entry(fingerprint, "epoch", step)
+        there = epoch.payload if epoch else {}  # the same number at the same step would be a second point of the curve
+        final = {name: value for name, value in floats(metrics).items() if there.get(name) != value}
+        before = self.outbox.last(fingerprint, "finished")
+        again = before is not None and encode(before.payload["metrics"]) == encode(final)
+        when = before.payload["when"] if before and again else time.time_ns() // 1_000_000  # so would another time
+        payload = {"metrics": final, "step": step, "when": when, "folder": folder, "status": "FINISHED"}
+        self._add(fingerprint, "finished", payload)
 
-    def close(self, table: str, failed: bool) -> None:
-        """End the parent run with its table."""
-        self.client.log_text(self.parent, table, "table.txt")
-        self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
+    def failed(self, fingerprint: str, traceback: str) -> None:
+        """A job ended with an error."""
+        said = {"traceback": traceback, "error": error_line(traceback)[:LONGEST_ERROR], "status": "FAILED"}
+        self._add(fingerprint, "failed", said)
 
-    def _run(self, name: str, tags: dict[str, str]) -> str:
-        return self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
+    def stopped(self, fingerprint: str) -> None:
+        """A job ended because it was asked to."""
+        self._add(fingerprint, "stopped", {"status": "KILLED"})
 
-    def _params(self, run: str, config: Config) -> None:
-        from mlflow.entities import Param
+    def best(self, value: float, done: int) -> None:
+        """The best selection mAP after `done` jobs: a parent without metrics has no chart."""
+        self.outbox.put(SEARCH, "best", done, {"best/selection_mAP": float(value)})
+        self._news.set()
 
-        params = [Param(name, str(value)) for name, value in config.flat().items()]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            self.client.log_batch(run, params=params[start : start + PARAMS_PER_CALL])
+    def close(self, table: str, status: str) -> None:
+        """The search has ended: FINISHED, FAILED or KILLED."""
+        self._add(SEARCH, "close", {"table": table, "environment": environment(), "status": status})
 
-    def _metrics(self, run: str, values: dict[str, float], step: int) -> None:
-        from mlflow.entities import Metric
+    @property
+    def status(self) -> str:
+        """What `close` was last told; empty where the search has been opened since, or never was closed."""
+        opened, closed = self.outbox.last(SEARCH, "open"), self.outbox.last(SEARCH, "close")
+        return closed.payload["status"] if closed and opened and closed.id > opened.id else ""
 
-        now = int(time.time() * 1000)
-        self.client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+    @property
+    def rejected(self) -> list[str]:
+        """One sentence for each entry that MLflow would not take."""
+        found = self.outbox.rejected()
+        return [f"{entry.kind} {entry.step} of run {entry.run or 'search'}: {reason}" for entry, reason in found]
 
-    def _artifacts(self, run: str, place: str) -> None:
-        """The files of training.results; weights stay with Ray's results."""
-        from ray.train import Checkpoint
+    def start_sending(self) -> None:
+        """Send in the background from now on."""
+        if self._thread is None or not self._thread.is_alive():
+            self.sender.stopping = False
+            self._thread = threading.Thread(target=self._loop, name="mlflow record", daemon=True)
+            self._thread.start()
 
-        with Checkpoint(place).as_directory() as found, tempfile.TemporaryDirectory() as parcel:
-            for file in Path(found).iterdir():
-                if file.name != checkpoint.BEST and file.is_file():
-                    shutil.copy(file, parcel)
-            self.client.log_artifacts(run, parcel)
+    def flush(self, timeout: float) -> int:
+        """Wait until everything is sent, an attempt to reach MLflow fails, or `timeout` seconds → entries left."""
+        failures, successes, until = self._failures, self._successes, time.monotonic() + timeout
+        self.start_sending()
+        self._hurry()
+        while self._failures == failures and time.monotonic() < until:
+            if self._successes > successes and not self.outbox.pending():
+                break  # not before a look at MLflow: it may have lost all it was sent
+            time.sleep(0.02)
+        return self.outbox.pending()
+
+    def stop(self, timeout: float = 15) -> None:
+        """Send no more; waits for the call in progress for at most `timeout` seconds."""
+        self.sender.stopping = True
+        self._hurry()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    @functools.cached_property
+    def _provenance(self) -> dict[str, str]:
+        return {**provenance(), "mlflow.source.name": "ram_tune.search"}
+
+    def _begin(self, run: str, name: str, tags: dict[str, str], params: dict[str, Any]) -> None:
+        texts = {key: str(value)[:LONGEST_PARAM] for key, value in params.items()}
+        short = {key: value[:LONGEST_TAG] for key, value in (self._provenance | tags).items()}
+        payload = {"name": name, "tags": short, "params": texts}
+        self._add(run, "open" if run == SEARCH else "started", payload)
+
+    def _add(self, run: str, kind: str, payload: dict[str, Any]) -> None:
+        self.outbox.add(run, kind, payload)
+        self._news.set()
+
+    def _hurry(self) -> None:
+        self._now.set()
+        self._news.set()
+
+    def _loop(self) -> None:
+        pause, longest = PAUSES
+        while True:
+            self._news.clear()  # before looking at anything that they announce
+            self._now.clear()
+            if self.sender.stopping:
+                return
+            try:
+                self.sender.send()
+            except Exception as error:  # whatever it is, the search goes on
+                self.problem = f"MLflow at {self.place} cannot be reached: {first_line(masked(str(error)))}"
+                self._failures += 1
+                self._now.wait(pause)
+                pause = min(2 * pause, longest)
+            else:
+                self.problem, pause = "", PAUSES[0]
+                self._successes += 1
+                self._news.wait()
+
+
+def floats(metrics: dict[str, float]) -> dict[str, float]:
+    """Plain floats: a NumPy number is not JSON."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def first_line(text: str) -> str:
+    """At most 250 characters of it."""
+    return text.strip().partition("\n")[0][:LONGEST_ERROR]

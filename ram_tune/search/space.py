@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 import ram_tune
+from ram_tune.config import Config, Section
 from ram_tune.errors import BadInput, nearest
 from ram_tune.presets import known_fields
+from ram_tune.search import yaml_strict
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Strict: else `seeds: on` would be one seed.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Published(_Part):
@@ -51,12 +58,25 @@ class Space(_Part):
     """Arm → the fields it owns."""
     seeds: int = Field(default=1, ge=1)
     """Runs of each arm."""
-    published: tuple[Published, ...] = ()
+    published: tuple[Published, ...] = Field(default=(), strict=False)  # strictly, YAML's list would be no tuple
     """Numbers to set beside the measured ones."""
 
     def owned(self) -> dict[str, str]:
         """Field → the first arm that owns it: what `--set` may not touch."""
         return {field: arm for arm, values in reversed(self.arms.items()) for field in values}
+
+
+def _leaves(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from _leaves(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+_flat: dict[str, Any] = {name: (info.annotation, info) for name, info in _leaves()}
+Fields = create_model("Fields", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **_flat)
+"""Any of the configuration's fields, by dotted name, each valid by itself."""
 
 
 def folder() -> Path:
@@ -81,21 +101,78 @@ def read(name: str) -> Space:
             expected=f"one of {', '.join(names())}, or the path of a YAML file",
             remedy=nearest(name, names()),
         )
+    content = yaml_strict.load(path)
     try:
-        space = Space.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(path, found=f"what is not YAML ({error})", expected="a search space") from error
+        space = Space.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, path) from None
+    _check(space.base, f"{path}: base")
+    for arm, values in space.arms.items():
+        _check(values, f"{path}: arms.{arm}")
+    for number, entry in enumerate(space.published):
+        if entry.arm not in space.arms:
+            raise BadInput(
+                f"{path}: published.{number}.arm",
+                found=repr(entry.arm),
+                expected=f"one of the arms {', '.join(space.arms)}",
+                remedy=nearest(entry.arm, space.arms),
+            )
+    return space
+
+
+def _check(values: Mapping[str, Any], where: str) -> None:
+    """Each value by itself: which fields go together is only known with the dataset's preset."""
+    known_fields(values, where)
+    try:
+        Fields.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        unknown = problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
+        name = str(problem["loc"][0])
         raise BadInput(
-            f"{path}: {field or 'the whole file'}",
-            found=repr(problem["input"])[:80],
-            expected=problem["msg"][:1].lower() + problem["msg"][1:],
-            remedy=nearest(field, Space.model_fields) if unknown else "",
+            f"{where}: {'.'.join(str(part) for part in problem['loc'])}",
+            found=_shown(problem["input"]),
+            expected=_expected(problem["msg"]),
+            remedy=f"({Fields.model_fields[name].description})",
         ) from None
-    known_fields(space.base, f"{path}: base")
-    for arm, values in space.arms.items():
-        known_fields(values, f"{path}: arms.{arm}")
-    return space
+    for name, value in values.items():
+        if isinstance(value, bool) and Fields.model_fields[name].annotation is not bool:  # to pydantic, True is 1
+            raise BadInput(f"{where}: {name}", found=value, expected="a number")
+
+
+def _explain(error: ValidationError, path: Path) -> BadInput:
+    # A misspelt name before the one that is missing because of it.
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    kind, place = problem["type"], problem["loc"]
+    found = "nothing" if kind == "missing" or problem["input"] is None else _shown(problem["input"])
+    expected, remedy = _expected(problem["msg"]), ""
+    part = Published if place[:1] == ("published",) else Space
+    if kind == "extra_forbidden":
+        found, expected = "an unknown name", f"one of {', '.join(part.model_fields)}"
+        remedy = nearest(str(place[-1]), part.model_fields)
+    elif kind == "missing":
+        expected = "a value"
+    elif kind == "model_type":
+        expected = f"a mapping with {', '.join(part.model_fields)}"
+    elif kind == "dict_type":
+        expected = "a mapping, such as {loss.anchor: off}"
+        remedy = "Write {} for an arm that sets nothing." if len(place) == 2 and problem["input"] is None else ""
+    if place == ("arms",):
+        expected = "at least one arm, such as `arms: {none: {loss.anchor: off}}`"
+    return BadInput(
+        f"{path}: {'.'.join(str(part) for part in place) or 'the whole file'}",
+        found=found,
+        expected=expected,
+        remedy=remedy,
+    )
+
+
+def _expected(message: str) -> str:
+    message = message.removeprefix("Input should be ")
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)  # short, also where aliases of aliases would fill the screen
+    except ValueError:  # Python does not write out a number of more than 4300 digits
+        return "a huge number"

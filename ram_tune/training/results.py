@@ -26,6 +26,7 @@ from ram_tune.training.loop import Scores
 from ram_tune.training.run import Run
 
 CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
+FILES = (CONFIG, METRICS, PER_LABEL, SCORES)
 
 Finished = dict[str, tuple[Scores, dict[str, float]]]
 """What `loop.finish` gives."""

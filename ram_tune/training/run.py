@@ -21,6 +21,7 @@ from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
 from ram_tune.models.network import Network, build, check
 from ram_tune.models.recurrent import RMA
+from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
 
@@ -169,14 +170,36 @@ def prepare(
         if stage1 is None:
             raise BadInput("stage 1", found="no checkpoint", expected="the best.pt of this run's stage 1")
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
+    run = _assemble(config, dataset, cache_dir, device, start)
+    if last is not None:
+        run.restore(checkpoint.load(last, config, run.fingerprint))
+    return run
+
+
+def load_trained(config: Config, cache_dir: Path, best: Path) -> Run:
+    """A run of `config` with trained weights: `best` may come from one that differs in `evaluation`, and in nothing else.
+
+    Raises BadInput.
+    """
+    dataset = load(config.data, cache_dir)
+    content = checkpoint.load(best)
+    trained = from_json(content["config"], str(best))
+    if identity(trained.model_copy(update={"evaluation": config.evaluation}), dataset) != identity(config, dataset):
+        checkpoint.load(best, config, identity(config, dataset))  # says what differs
+    run = _assemble(config, dataset, cache_dir, _device(config.execution.device), None)
+    run.network.load_state_dict(content["network"])
+    run.epoch = run.best_epoch = content["epoch"]
+    return run
+
+
+def _assemble(
+    config: Config, dataset: Dataset, cache_dir: Path, device: torch.device, start: Mapping[str, Tensor] | None
+) -> Run:
     torch.manual_seed(config.training.seed)
     network = build(config, len(dataset.categories), start).to(device)
     criterion = Criterion(config.loss, config.model.regions if isinstance(network.head, RMA) else 0).to(device)
     fingerprint, optimizer = identity(config, dataset), _adam(config, network)
-    run = Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
-    if last is not None:
-        run.restore(checkpoint.load(last, config, fingerprint))
-    return run
+    return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
 
 
 def _device(name: str) -> torch.device:

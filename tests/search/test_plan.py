@@ -8,7 +8,7 @@ from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.search import space as spaces
-from ram_tune.search.plan import base_config, plan
+from ram_tune.search.plan import base_config, plan, study_name
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_five_arms_and_two_seeds_share_one_stage_1(pictures, tiny, dataset):
     assert [(run.setting, run.config.training.seed) for run in runs] == [
         (arm, seed) for seed in (0, 1) for arm in ("none", "S+P", "A+S", "A+P", "A+S+P")
     ]
-    assert {run.needs for run in runs} == {first.fingerprint}
+    assert {run.needs for run in runs} == {(first.fingerprint,)}
     assert len({job.fingerprint for job in jobs}) == 11
     assert (runs[0].config.loss.anchor, runs[4].config.loss.anchor) == (False, True)
     assert runs[0].config.model.regions == 2  # --set reaches every arm
@@ -36,7 +36,7 @@ def test_an_arm_that_changes_stage_1_has_its_own(pictures, tiny, dataset):
     jobs = plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
     assert [job.kind for job in jobs] == ["stage1", "stage1", "train", "train", "train"]
     a, b, c = jobs[2:]
-    assert (a.needs, b.needs, c.needs) == (jobs[0].fingerprint, jobs[1].fingerprint, "")
+    assert (a.needs, b.needs, c.needs) == ((jobs[0].fingerprint,), (jobs[1].fingerprint,), ())
 
 
 def test_set_on_a_field_that_an_arm_owns_is_refused():
@@ -53,7 +53,7 @@ def test_set_wins_over_the_spaces_base():
 
 def test_arms_that_compute_the_same_are_refused(pictures, tiny, dataset):
     space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"loss.anchor": True}})
-    with pytest.raises(BadInput, match=r"arms a · seed 0 and b · seed 0: found the same configuration"):
+    with pytest.raises(BadInput, match=r"arms a and b: found the same configuration"):
         plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
 
 
@@ -61,3 +61,48 @@ def test_an_arm_may_not_choose_other_images(pictures, tiny, dataset):
     space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"data.limit": 3}})
     with pytest.raises(BadInput, match=r"arms\.b: data\.limit"):
         plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
+
+
+def test_arms_that_differ_only_in_their_evaluation_share_one_training(pictures, tiny, dataset):
+    arms = {"plain": {}, "one label": {"evaluation.top_k": 1}, "two labels": {"evaluation.top_k": 2}}
+    jobs = plan(spaces.Space(version=1, title="T", arms=arms), str(pictures), "", parse_set(tiny), 1, dataset)
+    stage1, plain, one, two = jobs
+    assert [job.kind for job in jobs] == ["stage1", "train", "evaluate", "evaluate"]
+    assert plain.needs == (stage1.fingerprint,)
+    assert one.needs == two.needs == (plain.fingerprint,)
+
+    # Without the arm that is just the training, the training is a job all the same.
+    del arms["plain"]
+    jobs = plan(spaces.Space(version=1, title="T", arms=arms), str(pictures), "", parse_set(tiny), 1, dataset)
+    assert [(job.kind, job.setting) for job in jobs[1:]] == [
+        ("train", "one label (training)"),
+        ("evaluate", "one label"),
+        ("evaluate", "two labels"),
+    ]
+    assert jobs[1].fingerprint == plain.fingerprint  # the same run, whichever arms there are
+
+    # Where the epoch is chosen by a metric that depends on the evaluation, each is trained.
+    by_f1 = {**parse_set(tiny), "training.select_by": "CF1"}
+    jobs = plan(spaces.Space(version=1, title="T", arms=arms), str(pictures), "", by_f1, 1, dataset)
+    assert [job.kind for job in jobs] == ["stage1", "stage1", "train", "train"]
+
+
+def test_stage_1_can_be_trained_per_seed(pictures, tiny, dataset):
+    overrides = {**parse_set(tiny), "stage1.per_seed": True}
+    jobs = plan(spaces.read("constraints"), str(pictures), "", overrides, 3, dataset)
+    stages = [job for job in jobs if job.kind == "stage1"]
+    assert [job.seed for job in stages] == [0, 1, 2]
+    assert [job.name for job in stages] == ["stage 1", "stage 1 · seed 1", "stage 1 · seed 2"]
+    for job in jobs[3:]:
+        assert job.needs == (stages[job.seed].fingerprint,)
+
+
+def test_a_study_is_named_by_what_its_arms_share_but_for_the_seed(pictures, tiny, dataset):
+    def name(*more: str) -> str:
+        return study_name(
+            "c", base_config(spaces.read("constraints"), str(pictures), "", parse_set([*tiny, *more])), dataset
+        )
+
+    assert name() == name("training.seed=5") == name("execution.threads=1")
+    assert name() != name("training.epochs=4")
+    assert name().startswith("c-labels-")

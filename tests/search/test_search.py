@@ -1,80 +1,64 @@
-"""The main job from end to end: real Ray, real MLflow, a real table."""
+"""The main job from end to end: real Ray, real Optuna, real MLflow, a real table."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 
 import pytest
+from searches import Searches
 
 from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
 from ram_tune.search.__main__ import main
 
-pytestmark = pytest.mark.ray
+DIVERGES = "  diverges: {training.localization_lr_multiplier: 1.0e+30}\n  one label: {evaluation.top_k: 1}\n\nseeds"
 
 
-DIVERGES = "  diverges: {training.localization_lr_multiplier: 1.0e+30}\n\nseeds"
+@pytest.fixture
+def searches(pictures, tiny, tmp_path) -> Searches:
+    return Searches(tmp_path, pictures, [*tiny, "execution.cpus_per_worker=1"])
 
 
-def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_path):
-    from mlflow import MlflowClient
-
+@pytest.mark.ray
+def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, tiny, tmp_path):
     from ram_tune.train import main as train
 
-    environment = {**os.environ, "RAM_TUNE_CACHE": str(tmp_path / "cache")}
     space = tmp_path / "three.yaml"
     space.write_text((spaces.folder() / "constraints.yaml").read_text().replace("\nseeds", DIVERGES))
-    arms = "none", "A+S+P", "diverges"
-    command = [sys.executable, "-m", "ram_tune.search", str(space), "--data", str(pictures), "--arms", *arms]
-    one_thread = "execution.cpus_per_worker=1"
-    done = subprocess.run(
-        [*command, "--set", *tiny, one_thread],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    done = searches.run(str(space), "--arms", "A+S+P", "diverges", "one label")
     assert done.returncode == 1, done.stdout + done.stderr  # one arm failed
 
-    # One parent, a stage 1 and the arms below it, in the store that a bare `mlflow ui` here would open.
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("three-labels")
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = (run for run in runs if run.data.tags["ram_tune.role"] == "search")
-    children = {run.data.tags["ram_tune.setting"]: run for run in runs if run is not parent}
-    assert {setting: run.info.status for setting, run in children.items()} == {
+    # One parent; a stage 1 and the arms below it.
+    parent, children = searches.children("three-labels")
+    assert {name: run.info.status for name, run in children.items()} == {
         "stage 1": "FINISHED",
-        "none": "FINISHED",
-        "A+S+P": "FINISHED",
-        "diverges": "FAILED",
+        "A+S+P · seed 0": "FINISHED",
+        "diverges · seed 0": "FAILED",
+        "one label · seed 0": "FINISHED",
     }
-    assert [item.path for item in client.list_artifacts(children["diverges"].info.run_id)] == ["traceback.txt"]
+    assert parent.info.status == "FAILED"
+    client = searches.client
+    failed = children["diverges · seed 0"]
+    assert [item.path for item in client.list_artifacts(failed.info.run_id)] == ["traceback.txt"]
+    assert "NotFiniteError" in failed.data.tags["ram_tune.error"]
     assert "FAILED diverges · seed 0: NotFiniteError: epoch 1, batch 2: the" in done.stdout
-    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
 
-    arm = children["A+S+P"]
-    assert arm.info.run_name == "A+S+P · seed 0"
+    arm = children["A+S+P · seed 0"]
     assert arm.data.params["loss.anchor"] == "True"
-    assert children["none"].data.params["loss.anchor"] == "False"
+    assert arm.data.tags["ram_tune.worker.threads"] == "1"
     for name in (
-        "train/loss",
-        "train/scale",
-        "selection/mAP",
-        "selection/CF1",
-        "selection/OF1",
-        "selection/mirrored_share",
+        *("train/loss", "train/scale", "train/learning_rate", "train/images_per_second", "system/cpu_cores"),
+        *(f"selection/{metric}" for metric in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1", "mirrored_share")),
     ):
-        steps = [point.step for point in client.get_metric_history(arm.info.run_id, name)]
-        assert steps == [1, 2, 3], name
-    assert "train/scale" not in children["none"].data.metrics  # the part is not built
-    assert {"config.yaml", "metrics.json", "per_label.csv", "scores.npz"} <= {
-        item.path for item in client.list_artifacts(arm.info.run_id)
-    }
+        assert searches.epochs(arm, name) == [1, 2, 3], name
+    files = {item.path for item in client.list_artifacts(arm.info.run_id)}
+    assert {"config.yaml", "metrics.json", "per_label.csv", "scores.npz"} <= files
+    # An arm that differs only in its evaluation was not trained again.
+    assert children["one label · seed 0"].data.tags["ram_tune.role"] == "evaluate"
+    for metric in ("test/mAP", "test/CF1_all"):
+        assert children["one label · seed 0"].data.metrics[metric] == arm.data.metrics[metric]
+    assert searches.epochs(children["one label · seed 0"]) == []
 
     # The same figures as the same settings give in one plain process, and in the table.
     places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "plain")]
@@ -82,10 +66,65 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_p
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())["test"]
     for name in ("mAP", "CF1", "OF1"):
         assert arm.data.metrics[f"test/{name}"] == pytest.approx(plain[name], abs=1e-9)
-    (row,) = (line for line in done.stdout.splitlines() if line.startswith("│ A+S+P"))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ A+S+P"))
     assert f" {100 * plain['mAP']:.1f} " in row
     assert "91.3 *" in row
     assert "* RMA Table 4: voc2007 test, N=512, ten views, svm" in done.stdout  # not what was measured here
+
+
+@pytest.mark.ray
+def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
+    """`--workers 0`: the runs share a process, so that this takes seconds."""
+    searches.fields = [field for field in searches.fields if "epochs" not in field]
+    searches.fields += ["training.epochs=40", "stage1.epochs=2"]
+    options = "--workers", "0", "--concurrency", "1", "--arms", "none", "A+S"
+
+    first = searches.start("constraints", *options)
+    lines = []
+    for line in first.stdout:
+        lines.append(line)
+        if line.startswith("none") and "epoch   3/40" in line:
+            first.send_signal(signal.SIGINT)
+            break
+    lines += list(first.stdout)
+    assert first.wait(timeout=120) == 130, "".join(lines)
+    assert "the same command goes on from here" in "".join(lines)
+    parent, children = searches.children("constraints-labels")
+    assert parent.info.status == children["none · seed 0"].info.status == "KILLED"
+    reached = searches.epochs(children["none · seed 0"])
+    assert reached == list(range(1, len(reached) + 1))
+    assert 3 <= len(reached) < 40
+
+    second = searches.run("constraints", *options)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "1 of them finished before" in second.stdout  # stage 1
+    assert "epoch   1/40" not in "".join(line for line in second.stdout.splitlines() if line.startswith("none"))
+    parent, children = searches.children("constraints-labels")
+    assert set(children) == {"stage 1", "none · seed 0", "A+S · seed 0"}
+    for name in ("none · seed 0", "A+S · seed 0"):
+        assert searches.epochs(children[name]) == list(range(1, 41))
+        assert children[name].info.status == "FINISHED"
+
+    third = searches.run("constraints", *options)
+    assert third.returncode == 0, third.stderr
+    assert "started" not in third.stdout
+    assert (
+        third.stdout.split("seeds", 1)[1].split("Browse")[0][:-6]
+        == second.stdout.split("seeds", 1)[1].split("Browse")[0][:-6]
+    )
+
+    fourth = searches.run("constraints", *options, "--seeds", "2", "--keep-checkpoints", "none")
+    assert fourth.returncode == 0, fourth.stderr
+    assert [line.split("·")[0].strip() for line in fourth.stdout.splitlines() if line.endswith("started")] == [
+        "none",
+        "A+S",
+    ]
+    parent, children = searches.children("constraints-labels")
+    assert set(children) == {"stage 1", *(f"{arm} · seed {seed}" for arm in ("none", "A+S") for seed in (0, 1))}
+    assert parent.info.status == "FINISHED"
+    assert "all seeds start from one stage 1" in fourth.stdout
+    assert len(list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/best.pt"))) == 1  # stage 1's
+    assert not list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/last.pt"))
 
 
 @pytest.mark.parametrize(
@@ -94,10 +133,16 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(pictures, tiny, tmp_p
         (["constrains"], "Did you mean constraints"),
         (["constraints", "--arms", "A+S+Q"], "Did you mean A"),
         (["constraints", "--seeds", "0"], "--seeds: found 0"),
+        (["constraints", "--concurrency", "0"], "--concurrency: found 0"),
+        (["constraints", "--workers", "-1"], "execution.workers: found -1"),
+        (["constraints", "--workers", "0", "--set", "execution.workers=1"], "--workers 0: found execution.workers=1"),
         (["constraints", "--set", "data.image_size=170"], "multiple of 16"),
         (["constraints", "--set", "model.backbone.name=vgg17"], "model.backbone.name"),
         (["constraints", "--set", "loss.anchor=off"], "arm 'none' sets"),
         (["constraints", "--data", "voc2007", "--data-root", "/nowhere"], "/nowhere"),
+        (["constraints", "--tracking-uri", "./mlruns"], "plain folders are no longer written"),
+        (["constraints", "--study-storage", "sqlite:////nowhere/x.db"], "--study-storage"),
+        (["constraints", "--results", "/proc/nowhere"], "--results"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(arguments, words, tmp_path, monkeypatch):
@@ -106,6 +151,23 @@ def test_bad_input_is_refused_before_anything_starts(arguments, words, tmp_path,
     with pytest.raises(BadInput) as caught:
         main(arguments)
     assert words in str(caught.value)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
+def test_an_address_without_a_cluster_is_refused_within_seconds(address):
+    from ram_tune.search.executor import ray_cluster
+
+    with pytest.raises(BadInput, match=f"--address.*{address.rpartition(':')[2]}"), ray_cluster(address):
+        pass
+
+
+def test_a_dry_run_says_what_would_be_run_and_leaves_nothing(pictures, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["constraints", "--data", str(pictures), "--dry-run", "--cache-dir", str(tmp_path / "cache"), "--set", *tiny])
+    said = capsys.readouterr().out
+    assert "5 runs and 1 stage 1" in said
+    assert said.count("to run") == 6
     assert not (tmp_path / "mlflow.db").exists()
 
 

@@ -1,0 +1,56 @@
+"""What a worker uses, and where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+import time
+
+import torch
+
+GB = 1e9
+
+
+class Usage:
+    """CPU, memory and GPU of this process, between one reading and the next."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """`system/cpu_cores` busy since the last reading, `system/memory_gb` at its highest so far; on a GPU its memory
+        (highest since the last reading) and, where it can be had, the share of time it was busy at this moment."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = {
+            "system/cpu_cores": (cpu - self.cpu) / max(wall - self.wall, 1e-9),
+            "system/memory_gb": _peak_bytes() / GB,
+        }
+        self.wall, self.cpu = wall, cpu
+        if self.device.type == "cuda":
+            found["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / GB
+            torch.cuda.reset_peak_memory_stats(self.device)
+            with contextlib.suppress(ImportError, RuntimeError):  # it needs a package that not every machine has
+                found["system/gpu_percent"] = float(torch.cuda.utilization(self.device))
+        return found
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def whereabouts(device: torch.device) -> dict[str, str]:
+    """Host, device, threads and versions of this worker, for the record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "host": platform.node(),
+        "process": str(os.getpid()),
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

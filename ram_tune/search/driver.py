@@ -1,0 +1,173 @@
+"""One search from its plan to its table: what is missing is run, everything else is read from the study."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from ram_tune.search.display import Display
+from ram_tune.search.jobs import Job, Outcome, Queue, missing
+from ram_tune.search.lease import Held
+from ram_tune.search.record import About, Record
+from ram_tune.search.study import Study
+from ram_tune.training import checkpoint
+from ram_tune.training.results import METRICS
+
+MLFLOW_SECONDS = 60.0
+"""How long the end of a search waits for what is still to be sent, while MLflow answers."""
+
+LOG = "search.log"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a search keeps what it makes."""
+
+    storage: str  # Optuna's, a URL
+    tracking_uri: str  # MLflow's
+    folder: Path  # checkpoints, logs and the outbox of this study
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a search is carried out."""
+
+    address: str = ""  # of a running cluster; empty: a Ray of our own
+    concurrency: int = 0  # runs at once; 0: as many as fit
+    keep: Literal["best", "all", "none"] = "best"
+
+
+def known_outcomes(jobs: Sequence[Job], study: Study | None) -> dict[str, Outcome]:
+    """Fingerprint → how that run of the plan ended in an earlier search."""
+    known = study.outcomes() if study else {}
+    return {job.fingerprint: known[job.fingerprint] for job in jobs if job.fingerprint in known}
+
+
+def to_do(jobs: Sequence[Job], known: Mapping[str, Outcome]) -> list[Job]:
+    """The jobs of the plan that must run."""
+    finished = {run for run, outcome in known.items() if outcome.state == "finished"}
+    return missing(jobs, finished, {run for run in finished if _has_weights(known[run].checkpoint)})
+
+
+def carry_out(
+    jobs: Sequence[Job],
+    known: Mapping[str, Outcome],
+    study: Study,
+    held: Held,
+    places: Places,
+    manner: Manner,
+    about: About,
+    summarise: Callable[[Mapping[str, Outcome]], str],
+    console: Console,
+) -> tuple[dict[str, Outcome], bool]:
+    """Run what is missing of the plan `jobs` → every outcome of it, those `known` before among them, and whether all had
+    their turn (not after Ctrl-C).
+
+    The caller holds the study's lease with `held`; the desk keeps it alive. Raises BadInput for a job that can never be placed.
+    """
+    import ray
+
+    from ram_tune.distribution import desk as desks
+    from ram_tune.search.books import open_books
+    from ram_tune.search.executor import execute, layout, ray_cluster
+
+    todo = {job.fingerprint for job in to_do(jobs, known)}
+    queue = Queue(jobs, [job.fingerprint for job in jobs if job.fingerprint not in todo])
+    _ray_writes_to(places.folder / LOG)
+    with ray_cluster(manner.address) as nodes:
+        laid_out = layout(jobs, nodes, manner.concurrency)
+        name = f"desk of {study.name}"
+        books = (
+            places.storage,
+            study.name,
+            places.folder,
+            about,
+            places.tracking_uri,
+            list(jobs),
+            held,
+            str(Path.cwd()),
+        )
+        desk = desks.start(name, open_books, *books)
+        with Display(console, jobs, len(queue.finished)) as display:
+            ended = execute(
+                queue,
+                laid_out,
+                desk,
+                name,
+                places.folder,
+                places.cache_dir,
+                dict(known),
+                display.handle,
+                keep_all=manner.keep == "all",
+            )
+        outcomes = {**known, **ended}
+        status = "KILLED" if queue.closed else "FAILED" if _any_failed(outcomes) else "FINISHED"
+        left, problem = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
+    _say_what_waits(console, left, problem)
+    if manner.keep == "none" and not queue.closed:
+        _drop_weights(jobs, outcomes)
+    return outcomes, not queue.closed
+
+
+def send_what_waits(places: Places, about: About, table: str, status: str, console: Console) -> None:
+    """Without any run: what an earlier search could not send, and the parent's end where that search was killed."""
+    record = Record(places.folder, about, places.tracking_uri)
+    if record.status != status:
+        record.close(table, status)
+    left, problem = record.flush(MLFLOW_SECONDS), record.problem
+    record.stop()
+    _say_what_waits(console, left, problem)
+
+
+def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
+    """Fingerprint → the epochs of the runs whose files are there."""
+    found = {}
+    for run, outcome in outcomes.items():
+        path = Path(outcome.checkpoint) / METRICS
+        if outcome.checkpoint and path.is_file():
+            found[run] = json.loads(path.read_text())["history"]
+    return found
+
+
+def _has_weights(folder: str) -> bool:
+    """Of storage that is no folder of this machine it is taken for granted."""
+    return "://" in folder or (Path(folder) / checkpoint.BEST).exists()
+
+
+def _drop_weights(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+    """Those of stage 1 stay: arms and seeds that are added later start from them."""
+    for job in jobs:
+        outcome = outcomes.get(job.fingerprint)
+        if job.kind != "stage1" and outcome and outcome.checkpoint:
+            (Path(outcome.checkpoint) / checkpoint.BEST).unlink(missing_ok=True)
+
+
+def _any_failed(outcomes: Mapping[str, Outcome]) -> bool:
+    return any(outcome.state == "failed" for outcome in outcomes.values())
+
+
+def _say_what_waits(console: Console, left: int, problem: str) -> None:
+    if left:
+        why = problem or "MLflow is slow"
+        text = f"{left} entries of the record are not in MLflow yet ({why}). The same command sends them later."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ray_writes_to(path: Path) -> None:
+    """The terminal is the search's; what libraries have to say is kept beside its results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    for name in ("ray", "py.warnings", "optuna", "mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False

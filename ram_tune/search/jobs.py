@@ -1,0 +1,106 @@
+"""Jobs, and in what order they may run. Pure logic: nothing here knows who runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ram_tune.config import Config
+
+Kind = Literal["stage1", "train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the executor runs: a stage 1, a training, or another evaluation of a trained model."""
+
+    kind: Kind
+    setting: str  # the arm's name
+    config: Config
+    fingerprint: str
+    dataset: str  # the dataset's fingerprint
+    needs: tuple[str, ...] = ()  # fingerprints of the jobs whose weights it starts from
+
+    @property
+    def seed(self) -> int:
+        return self.config.training.seed
+
+    @property
+    def name(self) -> str:
+        """What people call it: `A+S+P · seed 2`."""
+        return self.setting if self.kind == "stage1" and self.seed == 0 else f"{self.setting} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with metrics and a checkpoint, with an error, or asked to stop (neither)."""
+
+    metrics: dict[str, float] = field(default_factory=dict)  # `test/…`, `selection/…` of the best epoch, `best_epoch`
+    checkpoint: str = ""  # folder with best.pt and the files of training.results
+    error: str = ""  # traceback
+
+    @property
+    def state(self) -> Literal["finished", "failed", "stopped"]:
+        return "failed" if self.error else "finished" if self.metrics else "stopped"
+
+
+class Queue:
+    """Which job next: those of a plan that are not finished, each after what it needs.
+
+    `finished` are the fingerprints of the jobs that an earlier search has finished.
+    """
+
+    def __init__(self, jobs: Sequence[Job], finished: Iterable[str] = ()):
+        self.jobs = {job.fingerprint: job for job in jobs}
+        self.finished = set(finished) & set(self.jobs)
+        self.waiting = [job for job in jobs if job.fingerprint not in self.finished]
+        self.running: set[str] = set()
+        self.closed = False
+
+    def next(self) -> Job | None:
+        """A job all of whose needs are finished, in the plan's order; None while there is none."""
+        if self.closed:
+            return None
+        for job in self.waiting:
+            if set(job.needs) <= self.finished:
+                self.waiting.remove(job)
+                self.running.add(job.fingerprint)
+                return job
+        return None
+
+    def ended(self, job: Job, outcome: Outcome) -> list[Job]:
+        """Note how `job` ended → the jobs that can no longer run because they need it, directly or not."""
+        self.running.discard(job.fingerprint)
+        if outcome.state == "finished":
+            self.finished.add(job.fingerprint)
+            return []
+        lost, dropped = {job.fingerprint}, []
+        for other in list(self.waiting):  # a plan lists a job after those it needs
+            if lost & set(other.needs):
+                lost.add(other.fingerprint)
+                dropped.append(other)
+                self.waiting.remove(other)
+        return dropped
+
+    def close(self) -> None:
+        """Hand out no more."""
+        self.closed = True
+
+    @property
+    def empty(self) -> bool:
+        """Nothing more will be handed out."""
+        return self.closed or not self.waiting
+
+
+def missing(jobs: Sequence[Job], finished: Iterable[str], usable: Iterable[str]) -> list[Job]:
+    """The jobs that must run: those not finished, and finished ones whose weights are gone but needed by such a one.
+
+    `finished` and `usable` are fingerprints: of finished jobs, and of those among them whose weights are still there.
+    """
+    finished, usable = set(finished), set(usable)
+    todo = {job.fingerprint for job in jobs if job.fingerprint not in finished}
+    for job in reversed(jobs):  # those that need come after those that are needed
+        if job.fingerprint in todo:
+            todo |= {need for need in job.needs if need not in usable}
+    return [job for job in jobs if job.fingerprint in todo]

@@ -1,0 +1,188 @@
+"""What a search found, as tables: every arm with its interval over seeds, beside the published numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping, Sequence
+from statistics import mean, stdev
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ram_tune.config import Config
+from ram_tune.errors import error_line
+from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.space import Published, Space
+
+FAULTS = {"mirrored_share": "mirrored", "region_area": "mean area", "anchor_distance": "distance to anchors"}
+FAULTS_CAPTION = """\
+mirrored: share of regions drawn mirror-inverted, which P cures; good is 0
+mean area: the crop is 1, S keeps regions smaller; good is well below 1
+distance to anchors: half the crop's side is 1, A keeps regions apart; good is near 0"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What the measured numbers are numbers of; its fields are those of `Published`."""
+
+    dataset: str
+    split: str
+    scale: int
+    views: str
+    classifier: str
+
+    def words(self) -> str:
+        views = "view" if self.views == "one" else "views"
+        return f"{self.dataset} {self.split}, N={self.scale}, {self.views} {views}, {self.classifier}"
+
+    def same(self, entry: Published) -> bool:
+        """Was `entry` measured exactly so?"""
+        return all(getattr(self, field.name) == getattr(entry, field.name) for field in dataclasses.fields(self))
+
+
+def results_table(
+    space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome], protocol: Protocol
+) -> Table:
+    """A row for every arm of the plan `jobs`: means over the finished seeds, and the published mAP.
+
+    A published number measured in another way than ours carries a mark that a footnote explains.
+    """
+    plan = {job.fingerprint: job for job in jobs}
+    marks: dict[str, str] = {}  # how a published number was measured → its mark
+    most, shared = 0, False  # finished seeds of an arm; does an interval leave out the variance of stage 1?
+    table = Table(title=escape(f"{space.title} on {dataset}, in percent"), caption_justify="left")
+    for column in ("arm", "seeds", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    needed = {need for job in jobs for need in job.needs}
+    for name, group in _arms(jobs):
+        if group[0].kind == "train" and group[0].setting not in space.arms and group[0].fingerprint in needed:
+            continue  # no arm: a model that several arms evaluate, each in its way
+        runs = list({job.seed: job for job in group}.values())  # an evaluation comes after its training, and counts
+        states = {run.fingerprint: outcomes[run.fingerprint].state for run in runs if run.fingerprint in outcomes}
+        finished = [run for run in runs if states.get(run.fingerprint) == "finished"]
+        found = [outcomes[run.fingerprint].metrics for run in finished]
+        most = max(most, len(found))
+        if found:
+            values = [_interval([100 * one[f"test/{metric}"] for one in found]) for metric in ("mAP", "CF1", "OF1")]
+        else:
+            values = 3 * [next((state for state in ("failed", "stopped") if state in states.values()), "–")]
+        epochs = [one["best_epoch"] for one in found if "best_epoch" in one]
+        best = f"{mean(epochs):.{int(len(epochs) > 1)}f}" if epochs else ""
+        seeds = f"{len(found)}" if len(found) == len(runs) else f"{len(found)} of {len(runs)}"
+        entry = None if group[0].kind == "stage1" else published(space, group[0].setting, protocol)
+        note = ""
+        if entry:
+            how = "" if protocol.same(entry) else entry.protocol()
+            mark = marks.setdefault(how, "*" * (1 + len(marks))) if how else ""
+            note = f"{entry.mAP:.1f} {mark}".rstrip()
+        if len(found) > 1:
+            shared = shared or bool(set.intersection(*(_stage1(run, plan) for run in finished)))
+        table.add_row(Text(name), seeds, *values, best, note)
+    notes = [f"measured: {protocol.words()}", *(f"{mark} {how}" for how, mark in marks.items())]
+    if most == 1:
+        notes.append("one seed: differences of a few points say nothing yet")
+    elif most > 1:
+        one = (
+            "; all seeds start from one stage 1, whose variance it excludes (stage1.per_seed=true trains one per seed)"
+        )
+        notes.append(f"± is the 95 % interval over seeds{one if shared else ''}")
+    table.caption = escape("\n".join(notes))
+    return table
+
+
+def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Table | None:
+    """What the regions of every arm do at the first and at the last epoch, means over seeds; None without regions.
+
+    `histories`: fingerprint → its epochs, each with `epoch` and `selection/…`.
+    """
+    table = Table(
+        title="Regions, first → last epoch (good: none mirrored, small, near their anchors)",
+        caption=FAULTS_CAPTION,
+        caption_justify="left",
+    )
+    table.add_column("arm")
+    for column in FAULTS.values():
+        table.add_column(column, justify="right")
+    for name, group in _arms(jobs):
+        epochs = [sorted(histories[job.fingerprint], key=_epoch) for job in group if histories.get(job.fingerprint)]
+        epochs = [epoch for epoch in epochs if "selection/mirrored_share" in epoch[-1]]
+        if epochs:
+            table.add_row(Text(name), *(_change(epochs, f"selection/{fault}") for fault in FAULTS))
+    return table if table.row_count else None
+
+
+def plan_table(jobs: Sequence[Job], todo: Container[str], base: Config) -> Table:
+    """What a search consists of: each job, whether it must run, what it needs, and in which fields it differs from `base`."""
+    names = {job.fingerprint: job.name for job in jobs}
+    table = Table(title="Jobs")
+    for column in ("job", "kind", "", "needs", "workers · CPUs · GPUs of each", "fields that differ"):
+        table.add_column(column, overflow="fold")
+    shared = base.flat()
+    for job in jobs:
+        execution = job.config.execution
+        gpus = "if any" if execution.gpus_per_worker is None else f"{execution.gpus_per_worker:g}"
+        room = f"{execution.workers} · {execution.cpus_per_worker or 'share'} · {gpus}"
+        own = {name: value for name, value in job.config.flat().items() if value != shared[name]}
+        differ = "a whole-image model" if job.kind == "stage1" else ", ".join(f"{k}={v}" for k, v in own.items())
+        needs = ", ".join(names[need] for need in job.needs)
+        state = "to run" if job.fingerprint in todo else "finished"
+        table.add_row(*map(Text, (job.name, job.kind, state, needs, room, differ)))
+    return table
+
+
+def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A line for every job that failed, in the plan's order."""
+    errors = {job.name: outcomes[job.fingerprint].error for job in jobs if job.fingerprint in outcomes}
+    return [f"FAILED {name}: {error_line(error)}" for name, error in errors.items() if error]
+
+
+def published(space: Space, arm: str, protocol: Protocol) -> Published | None:
+    """The published mAP of an arm: measured as ours, else on this dataset, else the first that there is."""
+    known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
+    return max(known, key=lambda entry: (protocol.same(entry), entry.dataset == protocol.dataset), default=None)
+
+
+def _arms(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+    """Rows → the jobs of each, which differ in their seed: stage 1 first, then the arms, in the plan's order."""
+    groups: dict[object, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: job.kind != "stage1"):
+        # Arms that change stage 1 have each their own: those are no seeds of one thing.
+        training = job.config.training.model_copy(update={"seed": 0})
+        kind = job.config.model_copy(update={"training": training}) if job.kind == "stage1" else None
+        groups.setdefault((kind, job.setting), []).append(job)
+    names = [group[0].setting for group in groups.values() if group[0].kind == "stage1"]
+    rows = []
+    for group in groups.values():
+        name = group[0].setting
+        if group[0].kind == "stage1" and names.count(name) > 1:
+            made = {job.fingerprint for job in group}
+            name += f" of {', '.join(dict.fromkeys(job.setting for job in jobs if made & set(job.needs)))}"
+        rows.append((name, group))
+    return rows
+
+
+def _stage1(job: Job, plan: Mapping[str, Job]) -> set[str]:
+    """Fingerprints of the stage 1 jobs from which `job` starts, directly or not."""
+    needed = [plan[need] for need in job.needs if need in plan]
+    return {job.fingerprint for job in needed if job.kind == "stage1"}.union(*(_stage1(one, plan) for one in needed))
+
+
+def _interval(values: Sequence[float]) -> str:
+    """Mean, and the half-width of its 95 % Student interval where there are two values or more."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    from scipy.stats import t  # takes a second to load
+
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):.1f} ± {half:.1f}"
+
+
+def _epoch(metrics: Mapping[str, float]) -> float:
+    return metrics["epoch"]
+
+
+def _change(histories: Sequence[Sequence[Mapping[str, float]]], name: str) -> str:
+    """First → last epoch, means over `histories`."""
+    ends = [[history[end][name] for history in histories if name in history[end]] for end in (0, -1)]
+    return " → ".join(f"{mean(values):.2f}" if values else "–" for values in ends)

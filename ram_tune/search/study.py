@@ -1,0 +1,166 @@
+"""The study: Optuna's storage is the only truth about what was tried.
+
+A setting is an Optuna trial. Its runs (one for each seed) and the stage 1 they share are kept as attributes of the study, so
+that seeds can be added to a setting whose trial has ended, which Optuna does not change any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ram_tune.errors import BadInput
+from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.lease import Lease
+
+if TYPE_CHECKING:
+    import optuna
+
+OBJECTIVE = "selection/mAP"
+"""What a setting's value is the mean of: never of the test images."""
+
+ERROR_CHARACTERS = 4000
+
+
+class Study:
+    """Opened by `open_study`; every method reads or writes the storage at once."""
+
+    def __init__(self, study: optuna.Study):
+        self.study = study
+        self.name = study.study_name
+        self.lease = Lease(lambda: self._read("lease"), lambda held: self.study.set_user_attr("lease", held))
+
+    def agree(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note the arms. Raises BadInput for one that this study knows under the same name with other fields."""
+        known = self._read("arms") or {}
+        for arm, fields in arms.items():
+            if arm in known and known[arm] != dict(fields):
+                raise BadInput(
+                    f"arm {arm!r} of study {self.name}",
+                    found=_written(fields),
+                    expected=f"{_written(known[arm])}, as when the study was made",
+                    remedy="Give the changed arm another name, or start anew with --fresh.",
+                )
+        self.study.set_user_attr("arms", {**known, **{arm: dict(fields) for arm, fields in arms.items()}})
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Fingerprint → how that run ended, for those that did."""
+        found = {}
+        for key, run in self.study.user_attrs.items():
+            if key.startswith("run:") and run["state"] != "running":
+                outcome = Outcome(run["metrics"], run["checkpoint"], run["error"])
+                found[key.removeprefix("run:")] = outcome
+        return found
+
+    def started(self, job: Job) -> None:
+        """A job runs, for the first time or again."""
+        before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
+        if job.kind != "stage1":
+            self._trial(job.setting)
+        self._write(job, "running", Outcome(), before["attempts"] + 1)
+
+    def ended(self, job: Job, outcome: Outcome, runs: Sequence[str]) -> None:
+        """A job ended. Its setting's trial is told when none of `runs` (the fingerprints of the setting's runs) is left.
+
+        Its value is the mean over the finished ones; with none finished the trial has failed. A stopped run leaves the
+        trial open: the next driver takes it up.
+        """
+        attempts = (self._read(f"run:{job.fingerprint}") or {"attempts": 0})["attempts"]
+        self._write(job, outcome.state, outcome, attempts)
+        if job.kind == "stage1":
+            return
+        ended = self.outcomes()
+        if any(run not in ended or ended[run].state == "stopped" for run in runs):
+            return
+        values = [ended[run].metrics[OBJECTIVE] for run in runs if ended[run].state == "finished"]
+        values = [value for value in values if math.isfinite(value)]
+        trial = self._trial(job.setting)
+        if values:
+            self.study.tell(trial, sum(values) / len(values))
+        else:
+            self.study.tell(trial, state=_failed())
+
+    def _trial(self, setting: str) -> int:
+        """The number of the setting's open trial: one that an earlier driver left, or a new one."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.user_attrs.get("setting") == setting and not trial.state.is_finished():
+                return trial.number
+        self.study.enqueue_trial({}, user_attrs={"setting": setting})
+        return self.study.ask().number
+
+    def _write(self, job: Job, state: str, outcome: Outcome, attempts: int) -> None:
+        run = {
+            "kind": job.kind,
+            "setting": job.setting,
+            "seed": job.seed,
+            "state": state,
+            "attempts": attempts,
+            "metrics": dict(outcome.metrics),
+            "checkpoint": outcome.checkpoint,
+            "error": outcome.error[-ERROR_CHARACTERS:],
+        }
+        self.study.set_user_attr(f"run:{job.fingerprint}", run)
+
+    def _read(self, key: str) -> Any:
+        return self.study.user_attrs.get(key)
+
+
+def open_study(
+    storage: str, name: str, fresh: bool = False, create: bool = True, exactly: bool = False
+) -> Study | None:
+    """The newest generation of the study `name`, made if it is not there; `fresh` makes the next generation.
+
+    `exactly`: `name` is one generation's own. Without `create` None where there is none. Raises BadInput for a storage
+    that cannot be used.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        place = optuna.storages.get_storage(storage)
+        known = set(optuna.get_all_study_names(place))
+        generation = 1
+        while not exactly and generation_name(name, generation + 1) in known:
+            generation += 1
+        if fresh and generation_name(name, generation) in known:
+            generation += 1
+        chosen = generation_name(name, generation)
+        if chosen not in known and not create:
+            return None
+        study = optuna.create_study(storage=place, study_name=chosen, direction="maximize", load_if_exists=True)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise BadInput(
+            "--study-storage",
+            found=f"{_masked(storage)} ({str(error).splitlines()[0]})",
+            expected="a database that can be written",
+            remedy="Such as sqlite:////home/me/studies.db; the folder must exist.",
+        ) from error
+    return Study(study)
+
+
+def generation_name(name: str, generation: int) -> str:
+    """`--fresh` raises the generation: nothing of an earlier one is used again."""
+    return name if generation == 1 else f"{name}-{generation}"
+
+
+def _failed() -> optuna.trial.TrialState:
+    from optuna.trial import TrialState
+
+    return TrialState.FAIL
+
+
+def _masked(url: str) -> str:
+    """A storage's URL without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return repr(url)
+
+
+def _written(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in fields.items()) or "no fields"

@@ -1,0 +1,67 @@
+"""What each job gets of a cluster, and how many run at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ram_tune.config import Config, Execution
+from ram_tune.errors import BadInput
+from ram_tune.search.executor import layout
+from ram_tune.search.jobs import Job
+
+
+def jobs(count: int, kind: Any = "train", **execution: Any) -> list[Job]:
+    config = Config(execution=Execution(**execution))
+    return [Job(kind, f"arm {number}", config, f"{kind}{number}", "dataset") for number in range(count)]
+
+
+def node(cpus: float, gpus: float = 0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus}
+
+
+def test_jobs_of_a_kind_share_the_processors_of_a_laptop():
+    found = layout([*jobs(1, "stage1"), *jobs(5)], [node(2)])
+    assert found.resources["stage10"] == {"CPU": 2, "GPU": 0}
+    assert found.resources["train0"] == {"CPU": 1, "GPU": 0}
+    assert found.at_once == 2
+    assert layout(jobs(5), [node(16)]).resources["train0"]["CPU"] == 3
+
+
+def test_a_gpu_each_where_there_are_any_and_the_processors_by_gpu():
+    found = layout(jobs(5), [node(16, 2), node(16, 2)])
+    assert found.resources["train0"] == {"CPU": 8, "GPU": 1}
+    assert found.at_once == 4
+    half = layout(jobs(20, gpus_per_worker=0.5), [node(16, 2), node(16, 2)])
+    assert half.resources["train0"] == {"CPU": 4, "GPU": 0.5}
+    assert half.at_once == 8
+    assert layout(jobs(2, gpus_per_worker=0), [node(16, 2)]).resources["train0"] == {"CPU": 8, "GPU": 0}
+
+
+def test_a_head_without_gpus_takes_no_part():
+    assert layout(jobs(5), [node(4), node(16, 4)]).at_once == 4
+
+
+def test_concurrency_is_a_limit_and_shares_follow_it():
+    found = layout(jobs(5), [node(8)], concurrency=2)
+    assert found.resources["train0"]["CPU"] == 4
+    assert found.at_once == 2
+    assert layout(jobs(5, cpus_per_worker=4), [node(8)], concurrency=9).at_once == 2
+
+
+def test_no_share_is_larger_than_a_machine():
+    assert layout(jobs(1), [node(8), node(8)]).resources["train0"]["CPU"] == 8
+
+
+@pytest.mark.parametrize(
+    ("execution", "nodes"),
+    [
+        ({"cpus_per_worker": 3}, [node(2), node(2)]),  # together they have four
+        ({"gpus_per_worker": 1}, [node(2)]),
+        ({"gpus_per_worker": 1, "cpus_per_worker": 8}, [node(8), node(4, 1)]),
+    ],
+)
+def test_what_no_machine_could_hold_is_refused(execution, nodes):
+    with pytest.raises(BadInput, match=r"execution\.cpus_per_worker.*for each run; expected what one machine has"):
+        layout(jobs(2, **execution), nodes)

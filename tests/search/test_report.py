@@ -1,0 +1,213 @@
+"""Tables of a search: means and intervals by hand, published numbers with how they were measured."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+from scipy import stats
+
+from ram_tune.config import Config, Evaluation, Training
+from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.report import Protocol, failures, mechanism_table, results_table
+from ram_tune.search.space import Published, Space
+
+OURS = Protocol("voc2007", "test", 512, "one", "network")
+ARMS = {"none": {}, "A": {}, "[b]": {}}
+
+
+def entry(arm: str, dataset: str = "voc2007", mAP: float = 90.0, **values) -> Published:
+    how = {"split": "test", "scale": 512, "views": "ten", "classifier": "svm", "source": "RMA Table 4", **values}
+    return Published(arm=arm, dataset=dataset, mAP=mAP, **how)
+
+
+def space(*entries: Published) -> Space:
+    return Space(version=1, title="Constraints", arms=ARMS, published=entries)
+
+
+def config(seed: int = 0, **values) -> Config:
+    return Config(training=Training(seed=seed), **values)
+
+
+def plan(seeds: int = 1, arms: tuple[str, ...] = ("none", "A"), per_seed: bool = False) -> list[Job]:
+    firsts = [Job("stage1", "stage 1", config(seed), f"s{seed}", "data") for seed in range(seeds if per_seed else 1)]
+    runs = [
+        Job("train", arm, config(seed), f"{arm}{seed}", "data", (f"s{seed if per_seed else 0}",))
+        for seed in range(seeds)
+        for arm in arms
+    ]
+    return [*runs, *firsts]  # the table's order is its own
+
+
+def outcome(mAP: float, CF1: float = 0.5, OF1: float = 0.6, best: float = 8) -> Outcome:
+    return Outcome({"test/mAP": mAP, "test/CF1": CF1, "test/OF1": OF1, "best_epoch": best})
+
+
+def shown(table: RenderableType | None) -> str:
+    assert table is not None
+    paper = io.StringIO()
+    Console(file=paper, width=400, color_system=None).print(table)
+    return paper.getvalue()
+
+
+def rows(table: RenderableType | None) -> list[list[str]]:
+    lines = [line for line in shown(table).splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def words(table: RenderableType) -> str:
+    """The whole text as one line: a caption is wrapped to the table's width."""
+    return " ".join(shown(table).split())
+
+
+def test_one_seed_gives_plain_values_and_a_warning():
+    found = {"s0": outcome(0.596, best=24), "none0": outcome(0.641, 0.571, 0.575, 10)}
+    table = results_table(space(entry("none", mAP=89.9)), "voc2007", plan(), found, OURS)
+    assert rows(table) == [
+        ["stage 1", "1", "59.6", "50.0", "60.0", "24", ""],
+        ["none", "1", "64.1", "57.1", "57.5", "10", "89.9 *"],
+        ["A", "0 of 1", "–", "–", "–", "", ""],
+    ]
+    text = words(table)
+    assert "Constraints on voc2007, in percent" in text
+    assert "measured: voc2007 test, N=512, one view, network" in text
+    assert "* RMA Table 4: voc2007 test, N=512, ten views, svm" in text
+    assert "one seed: differences of a few points say nothing yet" in text
+    assert "±" not in text
+
+
+def test_the_interval_over_three_seeds_is_students():
+    # 60, 62, 67: mean 63, s = √13 = 3.606; t(0.975, 2) = 4.303 by the table; 4.303·3.606/√3 = 8.957
+    found = {f"A{seed}": outcome(value, best=seed) for seed, value in enumerate((0.60, 0.62, 0.67))}
+    table = results_table(space(), "voc2007", plan(3), found, OURS)
+    assert rows(table)[2] == ["A", "3", "63.0 ± 9.0", "50.0 ± 0.0", "60.0 ± 0.0", "1.0", ""]
+    low, high = stats.t.interval(0.95, 2, loc=63, scale=stats.sem([60, 62, 67]))
+    assert (high - low) / 2 == pytest.approx(8.957, abs=1e-3)
+    assert "one seed" not in words(table)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_intervals_agree_with_scipys(n):
+    values = np.random.default_rng(n).uniform(0.5, 0.8, n)
+    found = {f"A{seed}": outcome(value) for seed, value in enumerate(values)}
+    cell = rows(results_table(space(), "voc2007", plan(n), found, OURS))[2][2]
+    low, high = stats.t.interval(0.95, n - 1, loc=100 * values.mean(), scale=100 * stats.sem(values))
+    assert cell == f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
+
+
+@pytest.mark.parametrize("per_seed", [False, True])
+def test_an_interval_says_whether_it_contains_stage_1s_variance(per_seed):
+    jobs = plan(2, per_seed=per_seed)
+    found = {job.fingerprint: outcome(0.6 + 0.1 * job.seed) for job in jobs}
+    table = results_table(space(), "voc2007", jobs, found, OURS)
+    # t(0.975, 1) = 12.706; 12.706·(10/√2)/√2 = 63.5
+    assert rows(table)[0][:3] == (["stage 1", "2", "65.0 ± 63.5"] if per_seed else ["stage 1", "1", "60.0"])
+    text = words(table)
+    assert "± is the 95 % interval over seeds" in text
+    assert ("all seeds start from one stage 1, whose variance it excludes" in text) is not per_seed
+
+
+def test_a_shared_stage_1_is_seen_through_the_model_that_is_evaluated():
+    trained = [Job("train", "(trained for A)", config(seed), f"t{seed}", "data", ("s0",)) for seed in (0, 1)]
+    evaluated = [Job("evaluate", "A", config(seed), f"A{seed}", "data", (f"t{seed}",)) for seed in (0, 1)]
+    found = {f"t{seed}": outcome(0.1) for seed in (0, 1)} | {f"A{seed}": outcome(0.6) for seed in (0, 1)}
+    table = results_table(space(entry("A")), "voc2007", [*plan(arms=()), *trained, *evaluated], found, OURS)
+    assert [row[:3] for row in rows(table)] == [["stage 1", "0 of 1", "–"], ["A", "2", "60.0 ± 0.0"]]
+    assert "whose variance it excludes" in words(table)
+
+
+def test_missing_seeds_are_counted_and_arms_without_any_say_why():
+    found = {
+        "none0": outcome(0.6),
+        "none1": Outcome(error="no"),
+        "A0": Outcome(),
+        "A1": Outcome(),
+        "[b]0": Outcome(),
+        "[b]1": Outcome(error="no"),
+    }
+    table = results_table(space(), "voc2007", plan(2, tuple(ARMS)), found, OURS)
+    assert [row[:3] for row in rows(table)] == [
+        ["stage 1", "0 of 1", "–"],
+        ["none", "1 of 2", "60.0"],
+        ["A", "0 of 2", "stopped"],
+        ["[b]", "0 of 2", "failed"],
+    ]
+
+
+def test_stages_1_that_differ_are_no_seeds_of_one():
+    firsts = [Job("stage1", "stage 1", config(evaluation=Evaluation(top_k=k)), f"s{k}", "data") for k in (3, 4)]
+    runs = [Job("train", arm, config(), arm, "data", (f"s{k}",)) for arm, k in (("none", 3), ("A", 4), ("[b]", 4))]
+    found = {job.fingerprint: outcome(0.6) for job in (*firsts, *runs)}
+    table = results_table(space(), "voc2007", [*firsts, *runs], found, OURS)
+    assert [row[:2] for row in rows(table)][:2] == [["stage 1 of none", "1"], ["stage 1 of A, [b]", "1"]]
+
+
+def test_published_numbers_are_marked_unless_measured_exactly_so():
+    same = entry("none", mAP=71.0, views="one", classifier="network")
+    elsewhere = entry("[b]", dataset="coco2014", split="val2014")
+    known = entry("none"), same, entry("none", dataset="coco2014"), entry("A"), elsewhere
+    table = results_table(space(*known), "voc2007", plan(arms=tuple(ARMS)), {}, OURS)
+    assert [row[-1] for row in rows(table)] == ["", "71.0", "90.0 *", "90.0 **"]
+    text = words(table)
+    assert " * RMA Table 4: voc2007 test, N=512, ten views, svm" in text
+    assert "** RMA Table 4: coco2014 val2014, N=512, ten views, svm" in text
+
+
+@pytest.mark.parametrize("changed", [{"split": "val"}, {"scale": 640}, {"views": "ten"}, {"classifier": "svm"}])
+def test_any_difference_in_the_protocol_marks(changed):
+    known = entry("A", **{"views": "one", "classifier": "network", **changed})
+    assert rows(results_table(space(known), "voc2007", plan(), {}, OURS))[2][-1] == "90.0 *"
+
+
+def regions(epoch: int, mirrored: float, area: float, distance: float | None = None) -> dict[str, float]:
+    found = {"epoch": epoch, "selection/mirrored_share": mirrored, "selection/region_area": area}
+    return found if distance is None else {**found, "selection/anchor_distance": distance}
+
+
+def test_the_faults_go_from_the_first_epoch_to_the_last_as_means_over_seeds():
+    histories = {
+        "s0": [{"epoch": 1, "selection/mAP": 0.5}],
+        "none0": [regions(2, 0.4, 3.0, 2.0), regions(1, 0.5, 1.0, 1.0)],  # the order is of no account
+        "none1": [regions(1, 0.7, 2.0, 3.0), regions(2, 0.2, 5.0, 4.0)],
+        "A0": [regions(1, 0.5, 0.25)],  # one region has no anchors
+        "A1": [],
+    }
+    table = mechanism_table(plan(2), histories)
+    assert rows(table) == [
+        ["none", "0.60 → 0.30", "1.50 → 4.00", "2.00 → 3.00"],
+        ["A", "0.50 → 0.50", "0.25 → 0.25", "– → –"],
+    ]
+
+
+def test_without_regions_there_is_no_table_of_faults():
+    assert mechanism_table(plan(), {"none0": [{"epoch": 1, "selection/mAP": 0.5}]}) is None
+    assert mechanism_table(plan(), {}) is None
+
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "loop.py", line 3, in fit
+    raise ValueError("inner")
+ValueError: inner
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "worker.py", line 9, in run
+    step()
+    ^^^^^^
+ram_tune.training.loop.NotFiniteError: epoch 1, batch 2: the loss is nan.
+Lower it.
+  Note: indented
+
+"""
+
+
+def test_failures_are_named_in_the_plans_order():
+    found = {"A0": Outcome(error=TRACEBACK), "none0": Outcome(error="lost"), "s0": outcome(0.5)}
+    assert failures(plan(), found) == [
+        "FAILED none · seed 0: lost",
+        "FAILED A · seed 0: NotFiniteError: epoch 1, batch 2: the loss is nan.",
+    ]

@@ -1,0 +1,127 @@
+"""What the study remembers, on Optuna's own storages."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ram_tune.config import Config
+from ram_tune.errors import BadInput
+from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.study import Study, open_study
+
+STAGE1 = Job("stage1", "stage 1", Config(), "s", "dataset")
+
+
+def run(arm: str, seed: int) -> Job:
+    config = Config().model_copy(update={"training": Config().training.model_copy(update={"seed": seed})})
+    return Job("train", arm, config, f"{arm}{seed}", "dataset", ("s",))
+
+
+def done(value: float) -> Outcome:
+    return Outcome({"selection/mAP": value, "test/mAP": 0.99}, "/folder")
+
+
+@pytest.fixture
+def study() -> Study:
+    return Study(optuna.create_study(direction="maximize"))
+
+
+def trials(study: Study) -> list[tuple[str, TrialState, float | None]]:
+    return [(trial.user_attrs["setting"], trial.state, trial.value) for trial in study.study.trials]
+
+
+def test_a_setting_is_a_trial_whose_value_is_the_mean_over_its_seeds_on_selection(study):
+    runs = ["A0", "A1"]
+    study.started(STAGE1)
+    study.ended(STAGE1, done(0.1), [])
+    for seed, value in ((0, 0.4), (1, 0.6)):
+        study.started(run("A", seed))
+        assert trials(study) == [("A", TrialState.RUNNING, None)]
+        study.ended(run("A", seed), done(value), runs)
+    assert trials(study) == [("A", TrialState.COMPLETE, pytest.approx(0.5))]
+    assert {name: outcome.state for name, outcome in study.outcomes().items()} == dict.fromkeys(
+        ["s", "A0", "A1"], "finished"
+    )
+
+
+def test_an_open_trial_that_a_dead_driver_left_is_taken_up_again(study):
+    study.started(run("A", 0))
+    after = Study(study.study)
+    assert after.outcomes() == {}
+    after.started(run("A", 0))
+    after.ended(run("A", 0), done(0.4), ["A0"])
+    assert trials(after) == [("A", TrialState.COMPLETE, 0.4)]
+    assert after.study.user_attrs["run:A0"]["attempts"] == 2
+
+
+def test_seeds_added_later_make_a_new_trial_over_all_seeds(study):
+    study.started(run("A", 0))
+    study.ended(run("A", 0), done(0.4), ["A0"])
+    study.started(run("A", 1))
+    study.ended(run("A", 1), done(0.6), ["A0", "A1"])
+    assert trials(study) == [("A", TrialState.COMPLETE, 0.4), ("A", TrialState.COMPLETE, pytest.approx(0.5))]
+
+
+def test_a_failed_run_fails_its_trial_and_can_be_retried(study):
+    study.started(run("A", 0))
+    study.ended(run("A", 0), Outcome(error="x" * 10_000 + "ValueError: broken"), ["A0"])
+    assert trials(study) == [("A", TrialState.FAIL, None)]
+    kept = study.outcomes()["A0"]
+    assert kept.state == "failed"
+    assert kept.error.endswith("ValueError: broken")
+    study.started(run("A", 0))
+    assert "A0" not in study.outcomes()
+    study.ended(run("A", 0), done(0.4), ["A0"])
+    assert trials(study)[1:] == [("A", TrialState.COMPLETE, 0.4)]
+
+
+def test_of_two_seeds_one_failed_the_value_is_the_others(study):
+    for seed, outcome in ((0, done(0.4)), (1, Outcome(error="broken"))):
+        study.started(run("A", seed))
+        study.ended(run("A", seed), outcome, ["A0", "A1"])
+    assert trials(study) == [("A", TrialState.COMPLETE, 0.4)]
+
+
+def test_a_stopped_run_leaves_the_trial_open(study):
+    study.started(run("A", 0))
+    study.ended(run("A", 0), Outcome(), ["A0"])
+    assert trials(study) == [("A", TrialState.RUNNING, None)]
+    assert study.outcomes()["A0"].state == "stopped"
+
+
+def test_a_run_that_never_started_can_fail(study):
+    study.ended(run("A", 0), Outcome(error="not run: stage 1, which it starts from, failed"), ["A0"])
+    assert trials(study) == [("A", TrialState.FAIL, None)]
+
+
+def test_an_arm_that_changed_under_its_name_is_refused(study):
+    study.agree({"A": {"loss.anchor": True}, "B": {}})
+    study.agree({"A": {"loss.anchor": True}, "C": {"loss.scale": False}})  # arms may be left out and added
+    with pytest.raises(BadInput, match=r"arm 'B'.*found loss\.anchor=False; expected no fields.*--fresh"):
+        study.agree({"B": {"loss.anchor": False}})
+    assert set(study.study.user_attrs["arms"]) == {"A", "B", "C"}
+
+
+def test_fresh_makes_a_new_generation_and_the_newest_one_is_opened(tmp_path):
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    assert open_study(storage, "x", create=False) is None
+    first = open_study(storage, "x")
+    assert first is not None
+    first.started(run("A", 0))
+    first.ended(run("A", 0), done(0.4), ["A0"])
+    assert open_study(storage, "x").outcomes().keys() == {"A0"}
+    second = open_study(storage, "x", fresh=True)
+    assert second.name == "x-2"
+    assert second.outcomes() == {}
+    assert open_study(storage, "x").name == "x-2"
+    assert open_study(storage, "x", exactly=True).name == "x"
+    assert open_study(storage, "x", fresh=True).name == "x-3"
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "sqlite:////nowhere/at/all/studies.db", "postgresql://me:secret@h/db"])
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage):
+    with pytest.raises(BadInput, match="--study-storage") as caught:
+        open_study(storage, "x")
+    assert "secret" not in str(caught.value)

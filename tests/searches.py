@@ -1,0 +1,79 @@
+"""Searches as a user types them, and what MLflow then holds; shared by the end-to-end tests and the drills."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Searches:
+    """Searches in one folder, on one dataset, with one set of fields."""
+
+    folder: Path
+    data: Path
+    fields: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def command(self, space: str, *options: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "ram_tune.search",
+            space,
+            "--data",
+            str(self.data),
+            *options,
+            "--set",
+            *self.fields,
+        ]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "RAM_TUNE_CACHE": str(self.folder / "cache"), **self.variables}
+
+    def run(self, space: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(space, *options),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
+    def start(self, space: str, *options: str) -> subprocess.Popen[str]:
+        """In a process group of its own, its output in a pipe."""
+        return subprocess.Popen(
+            self.command(space, *options),
+            cwd=self.folder,
+            env={**self.environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def children(self, experiment: str) -> tuple[Any, dict[str, Any]]:
+        """The one parent run, and its children by name, from the store that a bare `mlflow ui` here would open."""
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        found = self.client.get_experiment_by_name(experiment)
+        assert found is not None
+        runs = self.client.search_runs([found.experiment_id])
+        (parent,) = (run for run in runs if run.data.tags["ram_tune.role"] == "search")
+        children = [run for run in runs if run is not parent]
+        assert {run.data.tags["mlflow.parentRunId"] for run in children} <= {parent.info.run_id}
+        names = [run.info.run_name for run in children]
+        assert len(names) == len(set(names)), "a job has two runs"
+        return parent, dict(zip(names, children, strict=True))
+
+    def epochs(self, run: Any, metric: str = "train/loss") -> list[int]:
+        """The epochs that the record holds, in order, with repeats if there are any."""
+        return sorted(point.step for point in self.client.get_metric_history(run.info.run_id, metric))
