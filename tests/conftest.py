@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,12 @@ def tiny(pictures: Path) -> list[str]:
         "stage1.batch_size=8",
         "stage1.learning_rate=1e-3",
     ]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[tuple]:
+    """The session's one Ray instance, for tests that run in its workers; → its nodes."""
+    from ram_tune.search.executor import ray_cluster
+
+    with ray_cluster() as nodes:
+        yield nodes

@@ -58,10 +58,17 @@ def run_job(job: TrialConfig) -> dict[str, Any]:
 def _train(job: TrialConfig) -> str:
     os.environ.update(ENVIRONMENT)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # ray.train's own imports torch with it
 
+    class Trainer(DataParallelTrainer):
+        """Without the actor that would serve Ray Data's datasets to the workers: there are none."""
+
+        def _create_default_callbacks(self):
+            return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
     resources = {name: amount for name, amount in job["resources"].items() if amount}
-    result = DataParallelTrainer(
+    result = Trainer(
         train_worker,
         train_loop_config=dict(job["order"]),
         scaling_config=ScalingConfig(

@@ -131,13 +131,12 @@ def execute(
     at their epoch and can go on later; twice: KeyboardInterrupt.
     """
     feed = _Feed(queue, places, desk, desk_name, folder, cache_dir, outcomes, keep_all)
-    in_process = any(job.config.execution.workers == 0 for job in queue.jobs.values())
     # More trials than fit would only start drivers that wait.
     config = tune.TuneConfig(
         search_alg=feed,
         num_samples=-1,
         max_concurrent_trials=places.at_once,
-        reuse_actors=in_process,
+        reuse_actors=True,  # also under Ray Train: nothing is stopped from outside
         trial_dirname_creator=lambda trial: f"{trial.config['job']['order']['run']}-{trial.trial_id}",
     )
     trainable = tune.with_resources(run_trial, _trial_resources)
