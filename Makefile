@@ -24,6 +24,9 @@ lint: $(READY)
 
 # Slow: searches that are killed at any moment, and what a browser shows of their record.
 drills: $(READY)
+	command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	  echo "no chromium, and no right to install it: the browser drill is skipped"
 	$(BIN)/python -m pytest -m drill tests/drills $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from ram_tune.options import make_folder
 
 CACHE_VERSION = 1
 """Raised by hand when the content of cached arrays changes."""
+
+_LISTENER: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("listener", default=None)
 
 Advance = Callable[[int], None]
 """Told after every piece how many more images are done."""
@@ -143,8 +146,25 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 @contextmanager
+def telling(listener: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Have `listener` told of long work in the cache (what, done, of how many), for instance in a worker without terminal."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
 def _progress(task: str, total: int) -> Iterator[Advance]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    listener = _LISTENER.get()
+    with Progress(*columns, console=Console(stderr=True), disable=listener is not None) as progress:
         bar = progress.add_task(task, total=total)
-        yield lambda done: progress.advance(bar, done)
+
+        def advance(done: int) -> None:
+            progress.advance(bar, done)
+            if listener:
+                listener(task, int(progress.tasks[0].completed), total)
+
+        yield advance

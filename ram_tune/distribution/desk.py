@@ -40,7 +40,9 @@ class Books(Protocol):
         ...
 
     def close(self, table: str, status: str) -> None: ...
-    def flush(self, timeout: float) -> int: ...
+    def settle(self, timeout: float) -> list[str]:
+        """Wait until the record is sent → what could not be."""
+        ...
 
 
 class Desk:
@@ -95,10 +97,10 @@ class Desk:
         self.stopping = self.stopping or stop
         return self.name, self.events[seen if life == self.name else 0 :], self.stopping
 
-    def close(self, table: str, status: str, timeout: float) -> tuple[int, str]:
-        """End the record → how many entries could not be sent within `timeout` seconds, and why."""
+    def close(self, table: str, status: str, timeout: float) -> list[str]:
+        """End the record → a sentence for everything that could not be sent within `timeout` seconds."""
         self.books.close(table, status)
-        return self.books.flush(timeout), self.books.problem()
+        return self.books.settle(timeout)
 
     def _live(self, beat_seconds: float) -> None:
         pause = threading.Event()

@@ -119,6 +119,7 @@ def work(order: Order, place: Place, line: Line) -> None:
 
 
 def _train(order: Order, place: Place, line: Line) -> None:
+    from ram_tune.data.cache import telling
     from ram_tune.distribution.usage import Usage, whereabouts
     from ram_tune.training import checkpoint
     from ram_tune.training.loop import finish, fit
@@ -134,16 +135,13 @@ def _train(order: Order, place: Place, line: Line) -> None:
     line.worker(whereabouts(run.device))
     for past in run.history:  # the desk may have missed some
         line.report(int(past["epoch"]), _metrics(past))
-    line.progress(type="state", text="preparing images")
-    run.cache()
-
-    usage, seen = Usage(run.device), time.monotonic()
+    say = _Seldom(line)
+    with telling(lambda task, done, total: say(type="state", text=f"{task}: {done}")):
+        run.cache()
+    usage = Usage(run.device)
 
     def progress(step: int, steps: int, loss: float) -> None:
-        nonlocal seen
-        if time.monotonic() - seen > 1:
-            seen = time.monotonic()
-            line.progress(type="step", epoch=run.epoch + 1, step=step, steps=steps, loss=loss)
+        say(type="step", epoch=run.epoch + 1, step=step, steps=steps, loss=loss)
 
     for epoch in fit(run, progress):
         run.history[-1] |= usage.read()
@@ -193,6 +191,18 @@ def _weights(path: Path | None) -> Iterator[Path | None]:
 
     with Checkpoint(str(path.parent)).as_directory() as found:
         yield Path(found) / path.name
+
+
+class _Seldom:
+    """Says progress once a second at most."""
+
+    def __init__(self, line: Line):
+        self.line, self.said = line, 0.0
+
+    def __call__(self, **values: Any) -> None:
+        if time.monotonic() - self.said > 1:
+            self.said = time.monotonic()
+            self.line.progress(**values)
 
 
 def _metrics(epoch: dict[str, float]) -> dict[str, float]:

@@ -58,8 +58,8 @@ class Books:
     def close(self, table: str, status: str) -> None:
         self.record.close(table, status)
 
-    def flush(self, timeout: float) -> int:
-        return self.record.flush(timeout)
+    def settle(self, timeout: float) -> list[str]:
+        return self.record.settle(timeout)
 
 
 def open_books(

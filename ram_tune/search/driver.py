@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ram_tune.training.results import METRICS
 
 MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
+
+IN_A_HURRY_SECONDS = 5.0
 
 LOG = "search.log"
 
@@ -77,41 +80,30 @@ def carry_out(
 
     from ram_tune.distribution import desk as desks
     from ram_tune.search.books import open_books
-    from ram_tune.search.executor import execute, layout, ray_cluster
+    from ram_tune.search.executor import RUNS, execute, layout, ray_cluster
 
     todo = {job.fingerprint for job in to_do(jobs, known)}
+    for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
+        shutil.rmtree(places.folder / RUNS / run, ignore_errors=True)  # without its weights the rest only misleads
     queue = Queue(jobs, [job.fingerprint for job in jobs if job.fingerprint not in todo])
     _ray_writes_to(places.folder / LOG)
     with ray_cluster(manner.address) as nodes:
         laid_out = layout(jobs, nodes, manner.concurrency)
         name = f"desk of {study.name}"
-        books = (
-            places.storage,
-            study.name,
-            places.folder,
-            about,
-            places.tracking_uri,
-            list(jobs),
-            held,
-            str(Path.cwd()),
-        )
+        here = str(Path.cwd())
+        books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here)
         desk = desks.start(name, open_books, *books)
-        with Display(console, jobs, len(queue.finished)) as display:
-            ended = execute(
-                queue,
-                laid_out,
-                desk,
-                name,
-                places.folder,
-                places.cache_dir,
-                dict(known),
-                display.handle,
-                keep_all=manner.keep == "all",
-            )
+        run = (queue, laid_out, desk, name, places.folder, places.cache_dir, dict(known))
+        try:
+            with Display(console, jobs, len(queue.finished)) as display:
+                ended = execute(*run, display.handle, keep_all=manner.keep == "all")
+        except BaseException:  # Ctrl-C twice, or a fault of ours: the record is to say so
+            ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
+            raise
         outcomes = {**known, **ended}
         status = "KILLED" if queue.closed else "FAILED" if _any_failed(outcomes) else "FINISHED"
-        left, problem = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
-    _say_what_waits(console, left, problem)
+        unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
+    _say(console, unsent)
     if manner.keep == "none" and not queue.closed:
         _drop_weights(jobs, outcomes)
     return outcomes, not queue.closed
@@ -122,9 +114,8 @@ def send_what_waits(places: Places, about: About, table: str, status: str, conso
     record = Record(places.folder, about, places.tracking_uri)
     if record.status != status:
         record.close(table, status)
-    left, problem = record.flush(MLFLOW_SECONDS), record.problem
+    _say(console, record.settle(MLFLOW_SECONDS))
     record.stop()
-    _say_what_waits(console, left, problem)
 
 
 def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
@@ -154,11 +145,9 @@ def _any_failed(outcomes: Mapping[str, Outcome]) -> bool:
     return any(outcome.state == "failed" for outcome in outcomes.values())
 
 
-def _say_what_waits(console: Console, left: int, problem: str) -> None:
-    if left:
-        why = problem or "MLflow is slow"
-        text = f"{left} entries of the record are not in MLflow yet ({why}). The same command sends them later."
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _say(console: Console, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _ray_writes_to(path: Path) -> None:

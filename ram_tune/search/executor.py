@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ from ram_tune.errors import BadInput
 from ram_tune.search.jobs import Job, Outcome, Queue
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
+RUNS = "runs"  # the folder of all runs
 POLL_SECONDS = 0.3
+MAX_LOSSES = 2
+"""How often a run may lose the process that drives it and go on from its last checkpoint."""
 
 Node = Mapping[str, float]
 """CPUs and GPUs of one machine of the cluster."""
@@ -151,7 +155,12 @@ def execute(
         ),
     )
     with _interruptible(queue, handle) as stopping, _listening(desk, queue, handle, stopping):
-        tuner.fit()
+        try:
+            tuner.fit()
+        except BaseException:
+            queue.close()
+            feed.abandon()
+            raise
     return feed.ended
 
 
@@ -180,6 +189,7 @@ class _Feed(Searcher):
         self.folder, self.cache_dir, self.keep_all = folder, cache_dir, keep_all
         self.checkpoints = {run: outcome.checkpoint for run, outcome in outcomes.items()}
         self.running: dict[str, Job] = {}  # Tune's trial id → job
+        self.lost: Counter[str] = Counter()
         self.ended: dict[str, Outcome] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -199,12 +209,16 @@ class _Feed(Searcher):
         )
         needed = self.places.resources[job.fingerprint]
         workers = job.config.execution.workers
-        return {"job": TrialConfig(order=order, storage=str(self.folder / "runs"), workers=workers, resources=needed)}
+        return {"job": TrialConfig(order=order, storage=str(self.folder / RUNS), workers=workers, resources=needed)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)
         if error or not result:
-            outcome, history = Outcome(error="the trial's process was lost: see Ray's logs"), []
+            self.lost[job.fingerprint] += 1
+            if self.lost[job.fingerprint] <= MAX_LOSSES and not self.queue.closed:
+                self.queue.again(job)
+                return
+            outcome, history = Outcome(error="the process that drove this run was lost: see Ray's logs"), []
         elif result["error"]:
             outcome, history = Outcome(error=result["error"]), []
         else:
@@ -218,6 +232,11 @@ class _Feed(Searcher):
         self.ended[job.fingerprint] = outcome
         self.checkpoints[job.fingerprint] = outcome.checkpoint
         ray.get(self.desk.ended.remote(job.fingerprint, outcome, history))
+
+    def abandon(self) -> None:
+        """The search ends here and now; what ran can go on later."""
+        for job in self.running.values():
+            self._end(job, Outcome(), [])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study remembers."""

@@ -69,6 +69,11 @@ class Queue:
                 return job
         return None
 
+    def again(self, job: Job) -> None:
+        """`job` was lost with its process: it goes on before others start."""
+        self.running.discard(job.fingerprint)
+        self.waiting.insert(0, job)
+
     def ended(self, job: Job, outcome: Outcome) -> list[Job]:
         """Note how `job` ended → the jobs that can no longer run because they need it, directly or not."""
         self.running.discard(job.fingerprint)

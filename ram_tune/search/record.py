@@ -152,6 +152,13 @@ class Record:
             time.sleep(0.02)
         return self.outbox.pending()
 
+    def settle(self, timeout: float) -> list[str]:
+        """`flush` → a sentence for everything that is not in MLflow after it."""
+        left = self.flush(timeout)
+        why = self.problem or f"MLflow at {self.place} is slow"
+        waiting = f"{left} entries of the record are not in MLflow yet ({why}). The same command sends them later."
+        return [*([waiting] if left else []), *(f"MLflow would not take {one}" for one in self.rejected)]
+
     def stop(self, timeout: float = 15) -> None:
         """Send no more; waits for the call in progress for at most `timeout` seconds."""
         self.sender.stopping = True

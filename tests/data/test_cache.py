@@ -40,6 +40,14 @@ def test_images_are_resized_to_squares_and_shared(tmp_path):
     assert file.stat().st_mtime_ns == before  # not built again
 
 
+def test_who_asks_is_told_of_long_work(tmp_path, capfd):
+    told = []
+    with cache.telling(lambda *what: told.append(what)):
+        cache.resized_images(dataset(tmp_path), Data(image_size=32, crop_margin=0), tmp_path / "cache")
+    assert told == [("resizing 6 images", done, 6) for done in range(1, 7)]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_changed_image_or_size_is_another_cache(tmp_path):
     images = dataset(tmp_path)
     cache.resized_images(images, Data(image_size=32, crop_margin=0), tmp_path / "cache")

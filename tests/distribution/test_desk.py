@@ -42,8 +42,8 @@ class Books:
 
     def close(self, table: str, status: str) -> None: ...
 
-    def flush(self, timeout: float) -> int:
-        return 0
+    def settle(self, timeout: float) -> list[str]:
+        return []
 
 
 def types(events: list[dict[str, Any]]) -> list[str]:

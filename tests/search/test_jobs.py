@@ -44,6 +44,14 @@ def test_what_needs_a_failed_job_directly_or_not_is_dropped():
     assert queue.empty
 
 
+def test_a_lost_job_goes_on_before_others_start():
+    queue = Queue(PLAN, ["s"])
+    lost = queue.next()
+    queue.again(lost)
+    assert queue.next() is lost
+    assert queue.next().fingerprint == "b"
+
+
 def test_finished_jobs_are_not_handed_out_again():
     queue = Queue(PLAN, ["s", "a", "of another search"])
     assert [queue.next().fingerprint for _ in range(2)] == ["b", "c"]

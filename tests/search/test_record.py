@@ -372,6 +372,18 @@ def test_the_constructor_does_not_ask_for_mlflow(tmp_path: Path, about: About):
     assert Outbox(tmp_path / "outbox.db").pending() == 1
 
 
+def test_what_could_not_be_sent_is_said(tmp_path: Path, about: About):
+    record = Record(tmp_path / "away", about, "http://127.0.0.1:1")
+    record.open()
+    record.close("table", "FINISHED")
+    (sentence,) = record.settle(30)
+    assert sentence.startswith("2 entries of the record are not in MLflow yet (MLflow at http://127.0.0.1:1 cannot be")
+    assert record.status == "FINISHED"
+    record.open()
+    assert record.status == ""
+    record.stop()
+
+
 def test_passwords_are_masked():
     assert masked("at http://me:p@ss@host:1/x said") == "at http://***@host:1/x said"
     assert masked("postgresql://host/db?user=me&password=word&x=1") == "postgresql://host/db?user=me&password=***&x=1"
