@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 from ram_tune.errors import BadInput
@@ -76,9 +77,12 @@ def tracking_uri(option: str) -> str:
             remedy="Such as http://127.0.0.1:5000 or sqlite:///mlflow.db; plain folders are no longer written by MLflow.",
         )
     head, file = uri[: len("sqlite:///")], uri[len("sqlite:///") :]
-    if head != "sqlite:///" or file.startswith("/"):
+    if head != "sqlite:///":
         return uri
-    return head + str(make_folder(Path(file).absolute().parent, "--tracking-uri") / Path(file).name)
+    path = make_folder(Path(file).absolute().parent, "--tracking-uri") / Path(file).name
+    if path.exists() and not os.access(path, os.W_OK):
+        raise BadInput("--tracking-uri", found=f"{path} (not writable)", expected="a database that can be written")
+    return head + str(path)
 
 
 def cache_dir(option: Path | None) -> Path:
@@ -105,3 +109,8 @@ def make_folder(path: Path, option: str) -> Path:
         found = f"{path} (not writable)"
         raise BadInput(option, found=found, expected="a folder that can be written", remedy=remedy)
     return path
+
+
+def masked(text: str) -> str:
+    """Without the names and passwords in its URIs."""
+    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"://[^/\s]*@", "://***@", text))

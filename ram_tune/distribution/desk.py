@@ -51,20 +51,19 @@ class Desk:
     def __init__(self, open_books: Callable[..., Books], *arguments: Any, beat_seconds: float = BEAT_SECONDS):
         self.books = open_books(*arguments)
         self.name = uuid.uuid4().hex  # of this life of the desk: a restarted one numbers its events anew
-        self.events: list[Event] = []
+        self.events: list[Event] = []  # those that `poll` has not handed out for good
+        self.forgotten = 0  # how many came before them
         self.stopping = False
         self.complaint = ""
-        self._hands = threading.RLock()  # Ray calls from one thread, the heart beats in another
         threading.Thread(target=self._live, args=(beat_seconds,), daemon=True).start()
 
     # for workers
 
     def report(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
         """An epoch is finished. → whether to go on."""
-        with self._hands:
-            if self.books.epoch(run, epoch, metrics):
-                self._say(type="epoch", run=run, epoch=epoch, metrics=dict(metrics))
-            return not self.stopping
+        self.books.epoch(run, epoch, metrics)
+        self._say(type="epoch", run=run, epoch=epoch, metrics=dict(metrics))  # the display shows none twice
+        return not self.stopping
 
     def worker(self, run: str, about: Mapping[str, str]) -> None:
         """Who runs it: host, device, versions."""
@@ -77,25 +76,29 @@ class Desk:
     # for the search's driver
 
     def started(self, run: str) -> None:
-        with self._hands:
-            self.books.started(run)
-            self._say(type="started", run=run)
+        self.books.started(run)
+        self._say(type="started", run=run)
 
     def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = ()) -> None:
         """A job ended; `history` holds its epochs, for those that never reached the desk."""
-        with self._hands:
-            for epoch in history:
-                self.report(run, int(epoch["epoch"]), {name: value for name, value in epoch.items() if "/" in name})
-            self.books.ended(run, outcome)
-            self._say(type=outcome.state, run=run, metrics=outcome.metrics, error=outcome.error)
+        for epoch in history:
+            self.report(run, int(epoch["epoch"]), {name: value for name, value in epoch.items() if "/" in name})
+        self.books.ended(run, outcome)
+        self._say(type=outcome.state, run=run, metrics=outcome.metrics, error=outcome.error)
 
     def poll(self, life: str, seen: int, stop: bool) -> tuple[str, list[Event], bool]:
-        """Events after the first `seen` ones of the desk's life `life` → its life now, the events, and whether to stop.
+        """Events after the first `seen` ones of the desk's life `life` → its life now, the events, and whether it stops.
 
         With `stop` every worker is told to stop when it next asks.
         """
         self.stopping = self.stopping or stop
-        return self.name, self.events[seen if life == self.name else 0 :], self.stopping
+        if life == self.name:
+            del self.events[: seen - self.forgotten]  # days of progress would fill the memory
+            self.forgotten = max(seen, self.forgotten)
+        return self.name, list(self.events), self.stopping
+
+    def is_stopping(self) -> bool:
+        return self.stopping
 
     def close(self, table: str, status: str, timeout: float) -> list[str]:
         """End the record → a sentence for everything that could not be sent within `timeout` seconds."""
@@ -112,7 +115,7 @@ class Desk:
                 lost, complaint = "", f"the study's storage does not answer: {error}"
             if lost:
                 self.stopping = True
-            if complaint and complaint != self.complaint:
+            if complaint and not self.complaint:  # once, not at every attempt that words it otherwise
                 self._say(type="notice", text=complaint)
             self.complaint = complaint
             pause.wait(beat_seconds)

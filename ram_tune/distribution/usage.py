@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -22,12 +23,12 @@ class Usage:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> dict[str, float]:
-        """`system/cpu_cores` busy since the last reading, `system/memory_gb` at its highest so far; on a GPU its memory
-        (highest since the last reading) and, where it can be had, the share of time it was busy at this moment."""
+        """`system/cpu_cores` busy since the last reading, `system/memory_gb` resident now; on a GPU its memory (highest
+        since the last reading) and, where NVIDIA's own package is there to ask, the share of time it is busy now."""
         wall, cpu = time.perf_counter(), time.process_time()
         found = {
             "system/cpu_cores": (cpu - self.cpu) / max(wall - self.wall, 1e-9),
-            "system/memory_gb": _peak_bytes() / GB,
+            "system/memory_gb": _resident_bytes() / GB,
         }
         self.wall, self.cpu = wall, cpu
         if self.device.type == "cuda":
@@ -38,7 +39,9 @@ class Usage:
         return found
 
 
-def _peak_bytes() -> int:
+def _resident_bytes() -> int:
+    if (pages := Path("/proc/self/statm")).exists():
+        return int(pages.read_text().split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

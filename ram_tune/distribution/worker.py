@@ -108,6 +108,7 @@ def work(order: Order, place: Place, line: Line) -> None:
     from ram_tune.training.results import METRICS, write
 
     if (place.folder / METRICS).exists():
+        (place.folder / checkpoint.LAST).unlink(missing_ok=True)
         return  # it was lost after its last word
     (place.folder / ERROR).unlink(missing_ok=True)
     try:
@@ -127,6 +128,7 @@ def _train(order: Order, place: Place, line: Line) -> None:
     from ram_tune.training.run import prepare
 
     config = _config(order)
+    checkpoint.recover(place.folder)
     best, last = place.folder / checkpoint.BEST, place.folder / checkpoint.LAST
     start = Path(order["start"]) / checkpoint.BEST if order["start"] else None
     with _weights(start) as stage1:
@@ -136,7 +138,7 @@ def _train(order: Order, place: Place, line: Line) -> None:
     for past in run.history:  # the desk may have missed some
         line.report(int(past["epoch"]), _metrics(past))
     say = _Seldom(line)
-    with telling(lambda task, done, total: say(type="state", text=f"{task}: {done}")):
+    with telling(lambda task, done, total: say(type="state", text=f"{task}: {done}/{total}")):
         run.cache()
     usage = Usage(run.device)
 
@@ -145,9 +147,8 @@ def _train(order: Order, place: Place, line: Line) -> None:
 
     for epoch in fit(run, progress):
         run.history[-1] |= usage.read()
-        if epoch.is_best:
-            checkpoint.save(best, run.weights(), config, run.fingerprint)
-        checkpoint.save(last, run.state(), config, run.fingerprint)
+        weights = run.weights() if epoch.is_best else None
+        checkpoint.save_epoch(place.folder, weights, run.state(), config, run.fingerprint)
         place.commit(checkpoint.BEST, checkpoint.LAST, epoch=epoch.epoch)
         if not line.report(epoch.epoch, _metrics(run.history[-1])) and run.epoch < config.training.epochs:
             return  # told to stop; the same job goes on from here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -14,14 +15,24 @@ from rich.console import Console, Group
 
 from ram_tune.config import Config
 from ram_tune.errors import BadInput, command_line, nearest
-from ram_tune.options import add_data_options, add_search_places, cache_dir, results_dir, study_storage, tracking_uri
+from ram_tune.options import (
+    add_data_options,
+    add_search_places,
+    cache_dir,
+    masked,
+    results_dir,
+    study_storage,
+    tracking_uri,
+)
 from ram_tune.presets import parse_set
 from ram_tune.search import space as spaces
 from ram_tune.search.space import Space
 
 if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options are right
     from ram_tune.data.roles import Dataset
+    from ram_tune.search.driver import Places
     from ram_tune.search.jobs import Job, Outcome
+    from ram_tune.search.study import Study
 
 EXAMPLES = """\
 examples:
@@ -64,23 +75,24 @@ def main(arguments: list[str] | None = None) -> int:
 
     dataset = load(base.data, caches)
     jobs = plan(space, data, options.data_root, overrides, seeds, dataset)
-    study = open_study(storage, study_name(name, base, dataset), options.fresh, create=not options.dry_run)
-    known = known_outcomes(jobs, study)
-    todo = to_do(jobs, known)
-    folder = results / (study.name if study else study_name(name, base, dataset))
-    places = Places(storage, record, folder, caches)
+    wanted = study_name(name, base, dataset)
+    study = open_study(storage, wanted, options.fresh, create=False)
+    todo = to_do(jobs, known_outcomes(jobs, study, results / study.name if study else results))
 
     console = Console()
-    _greet(console, space, dataset, jobs, todo, places)
     if options.dry_run:
         from ram_tune.search.report import plan_table
 
+        console.print(f"{space.title} on {dataset.name}: {count_of(jobs, todo)}", highlight=False)
         console.print(plan_table(jobs, {job.fingerprint for job in todo}, base))
         return 0
+    for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
+        make_ready(config, dataset, caches)
+    study = open_study(storage, wanted, options.fresh)  # made only now that everything else is right
     assert study is not None
     study.agree(space.arms)
-    for config in {(job.config.model.backbone, job.config.data): job.config for job in todo}.values():
-        make_ready(config, dataset, caches)
+    places = Places(storage, record, results / study.name, caches)
+    _greet(console, space, dataset, jobs, todo, places)
     return _search(options, name, space, base, dataset, jobs, study, places, console)
 
 
@@ -91,14 +103,22 @@ def _search(
     base: Config,
     dataset: Dataset,
     jobs: list[Job],
-    study: Any,
-    places: Any,
+    study: Study,
+    places: Places,
     console: Console,
 ) -> int:
     """Run what is missing, print the table → the exit code."""
-    from ram_tune.search.driver import Manner, carry_out, histories, known_outcomes, send_what_waits, to_do
+    from ram_tune.search.driver import (
+        Manner,
+        any_failed,
+        carry_out,
+        drop_weights,
+        histories,
+        known_outcomes,
+        send_what_waits,
+        to_do,
+    )
     from ram_tune.search.lease import this_process
-    from ram_tune.search.provenance import provenance
     from ram_tune.search.record import About
     from ram_tune.search.report import Protocol, failures, mechanism_table, results_table
 
@@ -117,17 +137,16 @@ def _search(
     about = About(
         experiment=f"{name}-{dataset.name}",
         study=study.name,
-        title=f"{space.title} · {study.name.rsplit('-', 1)[-1]}",
+        title=f"{space.title} · {study.name.removeprefix(f'{name}-{dataset.name}-')}",
         question=space.question,
         command=shlex.join(["python", "-m", "ram_tune.search", *sys.argv[1:]]),
         params=base.flat(),
-        tags=provenance(),
     )
     started = time.perf_counter()
     held = this_process()
     study.lease.claim(held)
     try:
-        known = known_outcomes(jobs, study)  # once more: another driver may have finished since
+        known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
         complete = True
         if to_do(jobs, known):
             manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
@@ -135,35 +154,48 @@ def _search(
         else:
             outcomes = known
             send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
+        if complete and options.keep_checkpoints == "none":
+            drop_weights(jobs, outcomes)
     finally:
         study.lease.release(held)
 
     console.print(tables(outcomes))
     for line in failures(jobs, outcomes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    browse = "mlflow ui" if places.tracking_uri.startswith("sqlite:") else places.tracking_uri
-    console.print(
-        f"{time.perf_counter() - started:.0f} s. Browse the runs: {browse}"
-        + (", in this folder, then http://127.0.0.1:5000" if browse == "mlflow ui" else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
+    took = f"{time.perf_counter() - started:.0f} s"
+    console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
     if not complete:
-        console.print("Stopped before the end: the same command goes on from here.")
+        again = "The same command without --fresh" if options.fresh else "The same command"
+        console.print(f"Stopped before the end. {again} goes on from here.", soft_wrap=True)
         return 130
-    return 1 if any(outcome.state == "failed" for outcome in outcomes.values()) else 0
+    return 1 if any_failed(outcomes) else 0
+
+
+def browse(tracking_uri: str) -> str:
+    """What to type, or where to look, to see the runs."""
+    if not tracking_uri.startswith("sqlite:"):
+        return masked(tracking_uri)
+    command = Path(sys.executable).with_name("mlflow")  # the environment need not be active
+    here = Path.cwd()
+    command = command.relative_to(here) if command.is_relative_to(here) else command
+    store = "" if tracking_uri == f"sqlite:///{here / 'mlflow.db'}" else f" --backend-store-uri {tracking_uri}"
+    return f"{command} ui{store}, then http://127.0.0.1:5000"
+
+
+def count_of(jobs: Sequence[Job], todo: Sequence[Job]) -> str:
+    """How many runs there are, and how many of them are done."""
+    runs, done = sum(job.kind != "stage1" for job in jobs), len(jobs) - len(todo)
+    said = f"{runs} runs and {len(jobs) - runs} stage 1"
+    return said + (f", {done} of them finished before" if done else "")
 
 
 def _greet(
-    console: Console, space: Space, dataset: Dataset, jobs: Sequence[Job], todo: Sequence[Job], places: Any
+    console: Console, space: Space, dataset: Dataset, jobs: Sequence[Job], todo: Sequence[Job], places: Places
 ) -> None:
-    runs = [job for job in jobs if job.kind != "stage1"]
-    done = len(jobs) - len(todo)
     console.print(
-        f"{space.title} on {dataset.name}: {len(runs)} runs and {len(jobs) - len(runs)} stage 1"
-        + (f", {done} of them finished before" if done else "")
-        + f"\nresults  {places.folder}\nstudy    {_masked(places.storage)}\nrecord   {_masked(places.tracking_uri)}"
-        + f"\ncaches   {places.cache_dir}\nlogs     {places.folder / 'search.log'}, /tmp/ray/session_latest/logs",
+        f"{space.title} on {dataset.name}: {count_of(jobs, todo)}\nresults  {places.folder}"
+        f"\nstudy    {masked(places.storage)}\nrecord   {masked(places.tracking_uri)}\ncaches   {places.cache_dir}"
+        f"\nlogs     {places.folder / 'search.log'}, {os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs",
         highlight=False,
         soft_wrap=True,
     )
@@ -197,12 +229,6 @@ def _positive(option: str, value: int | None) -> int | None:
     return value
 
 
-def _masked(url: str) -> str:
-    """Without the password that a database's URL may hold."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.rpartition(':')[0]}:***@{tail}" if at and "://" in head else url
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ram_tune.search",
@@ -227,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="1: a Ray Train worker for each run (default); 0: many small runs share one",
+        help="1: a Ray Train worker for each run (default); 0: many small runs share one process",
     )
     how.add_argument("--gpus-per-worker", type=float, metavar="N", help="such as 0.5 (default: 1 where there are any)")
     how.add_argument("--concurrency", type=int, metavar="N", help="runs at once (default: as many as fit)")
@@ -240,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-checkpoints",
         choices=("best", "all", "none"),
         default="best",
-        help="of each run: the best epoch's weights (default), every epoch's, or none but stage 1's",
+        help="of each run: the best epoch's weights (default); every epoch's, and its optimiser's state; or none but stage 1's",
     )
     return parser
 

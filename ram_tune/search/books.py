@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ class Books:
         for job in jobs:
             if job.kind != "stage1":
                 self.runs[job.setting].append(job.fingerprint)
+        for setting, runs in self.runs.items():
+            study.settle(setting, runs)  # a driver may have died between the two steps of `Study.ended`
 
     def started(self, run: str) -> None:
         self.study.started(self.jobs[run])
@@ -45,7 +48,9 @@ class Books:
         job = self.jobs[run]
         self.study.ended(job, outcome, self.runs[job.setting])
         if job.kind != "stage1":
-            values = [ended.metrics[OBJECTIVE] for ended in self.study.outcomes().values() if ended.metrics]
+            ours = {run for runs in self.runs.values() for run in runs}
+            ended = [one for run, one in self.study.outcomes().items() if run in ours and one.state == "finished"]
+            values = [one.metrics[OBJECTIVE] for one in ended if math.isfinite(one.metrics[OBJECTIVE])]
             if values:
                 self.record.best(max(values), len(values))
 

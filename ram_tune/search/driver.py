@@ -7,14 +7,14 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from ram_tune.search.display import Display
-from ram_tune.search.jobs import Job, Outcome, Queue, missing
+from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
 from ram_tune.search.lease import Held
 from ram_tune.search.record import About, Record
 from ram_tune.search.study import Study
@@ -25,6 +25,7 @@ MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
 
 IN_A_HURRY_SECONDS = 5.0
+STOPPED = Outcome()
 
 LOG = "search.log"
 
@@ -48,10 +49,18 @@ class Manner:
     keep: Literal["best", "all", "none"] = "best"
 
 
-def known_outcomes(jobs: Sequence[Job], study: Study | None) -> dict[str, Outcome]:
-    """Fingerprint → how that run of the plan ended in an earlier search."""
+def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
+    """Fingerprint → how that run of the plan ended in an earlier search, whose `folder` may have been moved since."""
     known = study.outcomes() if study else {}
-    return {job.fingerprint: known[job.fingerprint] for job in jobs if job.fingerprint in known}
+    return {job.fingerprint: _located(known[job.fingerprint], job, folder) for job in jobs if job.fingerprint in known}
+
+
+def _located(outcome: Outcome, job: Job, folder: Path) -> Outcome:
+    noted, here = Path(outcome.checkpoint), folder / RUNS / job.fingerprint
+    if not outcome.checkpoint or noted.exists():
+        return outcome
+    found = here if noted.name == job.fingerprint else here / noted.name
+    return replace(outcome, checkpoint=str(found)) if found.exists() else outcome
 
 
 def to_do(jobs: Sequence[Job], known: Mapping[str, Outcome]) -> list[Job]:
@@ -80,7 +89,7 @@ def carry_out(
 
     from ram_tune.distribution import desk as desks
     from ram_tune.search.books import open_books
-    from ram_tune.search.executor import RUNS, execute, layout, ray_cluster
+    from ram_tune.search.executor import execute, layout, ray_cluster
 
     todo = {job.fingerprint for job in to_do(jobs, known)}
     for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
@@ -89,7 +98,7 @@ def carry_out(
     _ray_writes_to(places.folder / LOG)
     with ray_cluster(manner.address) as nodes:
         laid_out = layout(jobs, nodes, manner.concurrency)
-        name = f"desk of {study.name}"
+        name = f"desk of {study.name} {held['holder'][:8]}"  # nobody else's on a shared cluster, no dead driver's
         here = str(Path.cwd())
         books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here)
         desk = desks.start(name, open_books, *books)
@@ -101,12 +110,11 @@ def carry_out(
             ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
             raise
         outcomes = {**known, **ended}
-        status = "KILLED" if queue.closed else "FAILED" if _any_failed(outcomes) else "FINISHED"
+        complete = all(outcomes.get(job.fingerprint, STOPPED).state != "stopped" for job in jobs)
+        status = "KILLED" if not complete else "FAILED" if any_failed(outcomes) else "FINISHED"
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)
-    if manner.keep == "none" and not queue.closed:
-        _drop_weights(jobs, outcomes)
-    return outcomes, not queue.closed
+    return outcomes, complete
 
 
 def send_what_waits(places: Places, about: About, table: str, status: str, console: Console) -> None:
@@ -129,19 +137,19 @@ def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float
 
 
 def _has_weights(folder: str) -> bool:
-    """Of storage that is no folder of this machine it is taken for granted."""
-    return "://" in folder or (Path(folder) / checkpoint.BEST).exists()
+    return (Path(folder) / checkpoint.BEST).exists()
 
 
-def _drop_weights(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
-    """Those of stage 1 stay: arms and seeds that are added later start from them."""
+def drop_weights(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+    """Those that others start from or evaluate stay: arms and seeds may be added later."""
+    needed = {need for job in jobs for need in job.needs}
     for job in jobs:
         outcome = outcomes.get(job.fingerprint)
-        if job.kind != "stage1" and outcome and outcome.checkpoint:
+        if job.kind != "stage1" and job.fingerprint not in needed and outcome and outcome.checkpoint:
             (Path(outcome.checkpoint) / checkpoint.BEST).unlink(missing_ok=True)
 
 
-def _any_failed(outcomes: Mapping[str, Outcome]) -> bool:
+def any_failed(outcomes: Mapping[str, Outcome]) -> bool:
     return any(outcome.state == "failed" for outcome in outcomes.values())
 
 

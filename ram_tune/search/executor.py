@@ -25,10 +25,10 @@ from ram_tune.distribution.desk import Event
 from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
 from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
-from ram_tune.search.jobs import Job, Outcome, Queue
+from ram_tune.search.jobs import RUNS, Job, Outcome, Queue
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
-RUNS = "runs"  # the folder of all runs
+ROUNDING = 1e-6  # five workers of 0.2 GPUs fit one
 POLL_SECONDS = 0.3
 MAX_LOSSES = 2
 """How often a run may lose the process that drives it and go on from its last checkpoint."""
@@ -85,7 +85,7 @@ def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> 
     for job in jobs:
         execution = job.config.execution
         gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
-        alike = sum(other.kind == job.kind for other in jobs)
+        alike = sum((other.kind == "stage1") == (job.kind == "stage1") for other in jobs)
         cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike))
         resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
         _require_room(job, resources[job.fingerprint], nodes)
@@ -102,7 +102,21 @@ def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:
 
 def _holds(nodes: Sequence[Node], **needed: float) -> int:
     """How many workers that need this the machines hold at once."""
-    return sum(int(min(node[name] // amount for name, amount in needed.items() if amount)) for node in nodes)
+    return sum(int(min(node[name] / amount + ROUNDING for name, amount in needed.items() if amount)) for node in nodes)
+
+
+def fits(nodes: Sequence[Node], workers: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the machines hold all these workers at once, the largest placed first."""
+    free = [dict(node) for node in nodes]
+    for needed in sorted(workers, key=lambda one: (one["GPU"], one["CPU"]), reverse=True):
+        for node in free:
+            if all(node[name] + ROUNDING >= amount for name, amount in needed.items()):
+                for name, amount in needed.items():
+                    node[name] -= amount
+                break
+        else:
+            return False
+    return True
 
 
 def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) -> None:
@@ -120,7 +134,7 @@ def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) 
 
 def execute(
     queue: Queue,
-    places: Layout,
+    laid_out: Layout,
     desk: Any,
     desk_name: str,
     folder: Path,
@@ -134,12 +148,12 @@ def execute(
     `outcomes` are those of earlier searches; `handle` is told of all that happens. Ctrl-C (or SIGTERM) once: running jobs end
     at their epoch and can go on later; twice: KeyboardInterrupt.
     """
-    feed = _Feed(queue, places, desk, desk_name, folder, cache_dir, outcomes, keep_all)
+    feed = _Feed(queue, laid_out, desk, desk_name, folder, cache_dir, outcomes, keep_all)
     # More trials than fit would only start drivers that wait.
     config = tune.TuneConfig(
         search_alg=feed,
         num_samples=-1,
-        max_concurrent_trials=places.at_once,
+        max_concurrent_trials=laid_out.at_once,
         reuse_actors=True,  # also under Ray Train: nothing is stopped from outside
         trial_dirname_creator=lambda trial: f"{trial.config['job']['order']['run']}-{trial.trial_id}",
     )
@@ -176,7 +190,7 @@ class _Feed(Searcher):
     def __init__(
         self,
         queue: Queue,
-        places: Layout,
+        laid_out: Layout,
         desk: Any,
         desk_name: str,
         folder: Path,
@@ -185,7 +199,7 @@ class _Feed(Searcher):
         keep_all: bool,
     ):
         super().__init__()
-        self.queue, self.places, self.desk, self.desk_name = queue, places, desk, desk_name
+        self.queue, self.laid_out, self.desk, self.desk_name = queue, laid_out, desk, desk_name
         self.folder, self.cache_dir, self.keep_all = folder, cache_dir, keep_all
         self.checkpoints = {run: outcome.checkpoint for run, outcome in outcomes.items()}
         self.running: dict[str, Job] = {}  # Tune's trial id → job
@@ -193,7 +207,7 @@ class _Feed(Searcher):
         self.ended: dict[str, Outcome] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        job = self.queue.next()
+        job = self.queue.next(self._has_room)
         if job is None:
             return Searcher.FINISHED if self.queue.empty else None
         self.running[trial_id] = job
@@ -207,9 +221,14 @@ class _Feed(Searcher):
             desk=self.desk_name,
             keep_all=self.keep_all,
         )
-        needed = self.places.resources[job.fingerprint]
+        needed = self.laid_out.resources[job.fingerprint]
         workers = job.config.execution.workers
         return {"job": TrialConfig(order=order, storage=str(self.folder / RUNS), workers=workers, resources=needed)}
+
+    def _has_room(self, job: Job) -> bool:
+        """A driver that waits beside a running job would hold nothing, and start nothing."""
+        at_work = [self.laid_out.resources[other.fingerprint] for other in self.running.values()]
+        return fits(self.laid_out.nodes, [*at_work, self.laid_out.resources[job.fingerprint]]) or not at_work
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)
@@ -218,11 +237,14 @@ class _Feed(Searcher):
             if self.lost[job.fingerprint] <= MAX_LOSSES and not self.queue.closed:
                 self.queue.again(job)
                 return
-            outcome, history = Outcome(error="the process that drove this run was lost: see Ray's logs"), []
+            lost = Outcome(error="the process that drove this run was lost: see Ray's logs")
+            outcome, history = Outcome() if self.queue.closed else lost, []
         elif result["error"]:
             outcome, history = Outcome(error=result["error"]), []
         else:
             outcome, history = read_outcome(result["checkpoint"])
+            if outcome.state == "stopped" and not ray.get(self.desk.is_stopping.remote()):
+                outcome = Outcome(error="it ended without a result, and nobody had asked it to stop")
         self._end(job, outcome, history)
         for dropped in self.queue.ended(job, outcome):
             if outcome.state == "failed":
@@ -304,7 +326,10 @@ def _listening(desk: Any, queue: Queue, handle: Callable[[Event], None], stoppin
                 queue.close()
             life, seen = now, (seen if now == life else 0) + len(events)
             for event in events:
-                handle(event)
+                try:
+                    handle(event)
+                except Exception:  # a line that cannot be shown must not keep Ctrl-C from the workers
+                    logging.getLogger("ray").exception("progress that could not be shown: %s", event)
             if last:
                 return
             done.wait(POLL_SECONDS)

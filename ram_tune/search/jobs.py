@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ram_tune.config import Config
+
+RUNS = "runs"  # below a study's folder, where each job has a folder named by its fingerprint
 
 Kind = Literal["stage1", "train", "evaluate"]
 
@@ -58,12 +60,14 @@ class Queue:
         self.running: set[str] = set()
         self.closed = False
 
-    def next(self) -> Job | None:
-        """A job all of whose needs are finished, in the plan's order; None while there is none."""
+    def next(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
+        """A job all of whose needs are finished, in the plan's order; None while there is none, or no room for it."""
         if self.closed:
             return None
         for job in self.waiting:
             if set(job.needs) <= self.finished:
+                if not fits(job):  # a smaller one that overtook it again and again could keep it waiting for ever
+                    return None
                 self.waiting.remove(job)
                 self.running.add(job.fingerprint)
                 return job
@@ -94,8 +98,8 @@ class Queue:
 
     @property
     def empty(self) -> bool:
-        """Nothing more will be handed out."""
-        return self.closed or not self.waiting
+        """Nothing more will be handed out, not even a running job once more."""
+        return self.closed or not (self.waiting or self.running)
 
 
 def missing(jobs: Sequence[Job], finished: Iterable[str], usable: Iterable[str]) -> list[Job]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from ram_tune.config import Backbone, Config, fields
+from ram_tune.config import Backbone, Config, Training, fields
 from ram_tune.data.roles import Dataset
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import weights_fingerprint
@@ -75,13 +77,33 @@ def plan(
         if model not in named:
             models.setdefault(model, Job("train", f"{arm} (training)", trained, model, dataset.fingerprint, needs))
         evaluations.append(Job("evaluate", arm, config, identity(config), dataset.fingerprint, (model,)))
-    return [*stages.values(), *models.values(), *trainings, *evaluations]
+    return [*_told_apart(stages, [*models.values(), *trainings]), *models.values(), *trainings, *evaluations]
+
+
+def _told_apart(stages: Mapping[str, Job], trainings: Sequence[Job]) -> list[Job]:
+    """Stages 1 that differ in more than their seed bear the names of the arms that start from them."""
+    if (
+        len(
+            {
+                job.config.model_copy(update={"training": _seedless(job.config)}).fingerprint({})
+                for job in stages.values()
+            }
+        )
+        < 2
+    ):
+        return list(stages.values())
+    arms = {run: dict.fromkeys(job.setting for job in trainings if run in job.needs) for run in stages}
+    return [replace(job, setting=f"stage 1 of {', '.join(arms[run])}") for run, job in stages.items()]
+
+
+def _seedless(config: Config) -> Training:
+    return config.training.model_copy(update={"seed": 0})
 
 
 def study_name(name: str, base: Config, dataset: Dataset) -> str:
     """The search on this dataset with what all its arms share: another seed does not make it another search."""
-    training = base.training.model_copy(update={"seed": 0})
-    return f"{name}-{dataset.name}-{identities(dataset)(base.model_copy(update={'training': training}))[:8]}"
+    shared = identities(dataset)(base.model_copy(update={"training": _seedless(base)}))
+    return re.sub(r"[^\w.+-]+", "_", f"{name}-{dataset.name}-{shared[:8]}")  # it names folders, and stands in queries
 
 
 def identities(dataset: Dataset) -> Callable[[Config], str]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ram_tune.errors import error_line
+from ram_tune.options import masked
 from ram_tune.search.jobs import Job
 from ram_tune.search.outbox import Outbox, encode
 from ram_tune.search.provenance import environment, provenance
-from ram_tune.search.sender import SEARCH, SQLITE, Sender, masked, sqlite_file
+from ram_tune.search.sender import SEARCH, SQLITE, Sender, sqlite_file
 
 FILE = "outbox.db"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters, MLflow's limits
@@ -55,6 +56,7 @@ class Record:
         self.problem = ""
         """One sentence on why MLflow cannot be reached; empty while it can."""
         self._failures = self._successes = 0  # attempts to send everything
+        self._rejected_before = len(self.outbox.rejected())
         self._thread: threading.Thread | None = None
         self._news, self._now = threading.Event(), threading.Event()
 
@@ -130,8 +132,8 @@ class Record:
 
     @property
     def rejected(self) -> list[str]:
-        """One sentence for each entry that MLflow would not take."""
-        found = self.outbox.rejected()
+        """One sentence for each entry that MLflow would not take, of those sent from here."""
+        found = self.outbox.rejected()[self._rejected_before :]
         return [f"{entry.kind} {entry.step} of run {entry.run or 'search'}: {reason}" for entry, reason in found]
 
     def start_sending(self) -> None:

@@ -133,8 +133,8 @@ def plan_table(jobs: Sequence[Job], todo: Container[str], base: Config) -> Table
 
 def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     """A line for every job that failed, in the plan's order."""
-    errors = {job.name: outcomes[job.fingerprint].error for job in jobs if job.fingerprint in outcomes}
-    return [f"FAILED {name}: {error_line(error)}" for name, error in errors.items() if error]
+    ended = [(job.name, outcomes[job.fingerprint].error) for job in jobs if job.fingerprint in outcomes]
+    return [f"FAILED {name}: {error_line(error)}" for name, error in ended if error]
 
 
 def published(space: Space, arm: str, protocol: Protocol) -> Published | None:

@@ -6,13 +6,13 @@ import contextlib
 import csv
 import logging
 import os
-import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ram_tune.options import masked
 from ram_tune.search.outbox import Entry, Outbox
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Sender:
         if not folder.is_dir():
             raise Refused(f"{folder} is gone: its files could not be copied to MLflow")
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.suffix != ".pt" and not file.name.startswith("."):
+            if file.is_file() and file.suffix not in (".pt", ".partial") and not file.name.startswith("."):
                 under = file.parent.relative_to(folder).as_posix()
                 self.client.log_artifact(run_id, str(file), None if under == "." else under)
         if (table := folder / "per_label.csv").is_file():
@@ -272,11 +272,6 @@ def prepare() -> None:
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite URI, from the root; None for any other URI."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).resolve() if uri.startswith(SQLITE) else None
-
-
-def masked(text: str) -> str:
-    """Without the names and passwords in its URIs."""
-    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"://[^/\s]*@", "://***@", text))
 
 
 def table_of(text: str) -> dict[str, list[Any]]:

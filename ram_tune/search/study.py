@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ram_tune.errors import BadInput
+from ram_tune.options import masked
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.lease import Lease
 
@@ -57,7 +59,7 @@ class Study:
         """A job runs, for the first time or again."""
         before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
         if job.kind != "stage1":
-            self._trial(job.setting)
+            self._open(job.setting)
         self._write(job, "running", Outcome(), before["attempts"] + 1)
 
     def ended(self, job: Job, outcome: Outcome, runs: Sequence[str]) -> None:
@@ -67,27 +69,39 @@ class Study:
         trial open: the next driver takes it up.
         """
         attempts = (self._read(f"run:{job.fingerprint}") or {"attempts": 0})["attempts"]
+        if job.kind != "stage1" and not attempts:
+            self._open(job.setting)  # it fails before it ever started
         self._write(job, outcome.state, outcome, attempts)
         if job.kind == "stage1":
             return
-        ended = self.outcomes()
-        if any(run not in ended or ended[run].state == "stopped" for run in runs):
+        self.settle(job.setting, runs)
+
+    def settle(self, setting: str, runs: Sequence[str]) -> None:
+        """Tell the setting's open trial, if there is one and none of `runs` is left to be run."""
+        ended, trial = self.outcomes(), self._open_trial(setting)
+        if trial is None or any(run not in ended or ended[run].state == "stopped" for run in runs):
             return
+        from optuna.trial import TrialState
+
         values = [ended[run].metrics[OBJECTIVE] for run in runs if ended[run].state == "finished"]
         values = [value for value in values if math.isfinite(value)]
-        trial = self._trial(job.setting)
         if values:
             self.study.tell(trial, sum(values) / len(values))
         else:
-            self.study.tell(trial, state=_failed())
+            self.study.tell(trial, state=TrialState.FAIL)
 
-    def _trial(self, setting: str) -> int:
-        """The number of the setting's open trial: one that an earlier driver left, or a new one."""
+    def _open_trial(self, setting: str) -> int | None:
+        """The number of the setting's trial that has not been told yet, perhaps one that an earlier driver left."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.user_attrs.get("setting") == setting and not trial.state.is_finished():
                 return trial.number
-        self.study.enqueue_trial({}, user_attrs={"setting": setting})
-        return self.study.ask().number
+        return None
+
+    def _open(self, setting: str) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        if self._open_trial(setting) is None:  # in one step: asking would leave a window in which to be killed
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"setting": setting}))
 
     def _write(self, job: Job, state: str, outcome: Outcome, attempts: int) -> None:
         run = {
@@ -118,6 +132,9 @@ def open_study(
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = storage.removeprefix("sqlite:///")
+    if not create and file != storage and not Path(file).exists():
+        return None  # opening would make it
     try:
         place = optuna.storages.get_storage(storage)
         known = set(optuna.get_all_study_names(place))
@@ -130,10 +147,10 @@ def open_study(
         if chosen not in known and not create:
             return None
         study = optuna.create_study(storage=place, study_name=chosen, direction="maximize", load_if_exists=True)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise BadInput(
             "--study-storage",
-            found=f"{_masked(storage)} ({str(error).splitlines()[0]})",
+            found=f"{masked(storage)} ({str(error).splitlines()[0]})",
             expected="a database that can be written",
             remedy="Such as sqlite:////home/me/studies.db; the folder must exist.",
         ) from error
@@ -143,23 +160,6 @@ def open_study(
 def generation_name(name: str, generation: int) -> str:
     """`--fresh` raises the generation: nothing of an earlier one is used again."""
     return name if generation == 1 else f"{name}-{generation}"
-
-
-def _failed() -> optuna.trial.TrialState:
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
-
-
-def _masked(url: str) -> str:
-    """A storage's URL without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return repr(url)
 
 
 def _written(fields: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ram_tune.errors import BadInput
 from ram_tune.presets import from_json
 
 BEST, LAST = "best.pt", "last.pt"
+NEXT = "next.pt"  # best.pt, until the last.pt that knows of it is written
 FORMAT = "ram_tune checkpoint 1"
 
 
@@ -25,6 +26,25 @@ def save(path: Path, content: Mapping[str, Any], config: Config, fingerprint: st
     partial = path.with_name(path.name + ".partial")
     torch.save({**content, "format": FORMAT, "config": config.model_dump_json(), "fingerprint": fingerprint}, partial)
     partial.rename(path)
+
+
+def save_epoch(
+    folder: Path, weights: Mapping[str, Any] | None, state: Mapping[str, Any], config: Config, run: str
+) -> None:
+    """After an epoch: `weights` where it is the best so far, and `state`; never one without the other."""
+    if weights is not None:
+        save(folder / NEXT, weights, config, run)
+    save(folder / LAST, state, config, run)
+    if weights is not None:
+        (folder / NEXT).replace(folder / BEST)
+
+
+def recover(folder: Path) -> None:
+    """After a kill at any moment of `save_epoch`: best.pt is the one that last.pt knows of."""
+    waiting, last = folder / NEXT, folder / LAST
+    if waiting.exists():
+        known = last.exists() and load(last)["best_epoch"] == load(waiting)["epoch"]
+        waiting.replace(folder / BEST) if known else waiting.unlink()
 
 
 def load(path: Path, config: Config | None = None, fingerprint: str = "") -> dict[str, Any]:

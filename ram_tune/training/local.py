@@ -47,6 +47,7 @@ def train_in_folder(
     make_ready(config, dataset, cache_dir)
     with _alone_in(folder):
         write(folder / CONFIG, config_yaml(config))
+        checkpoint.recover(folder / CHECKPOINTS)
         best, last = (folder / CHECKPOINTS / name for name in (checkpoint.BEST, checkpoint.LAST))
         first = config.stage1_config()
         if first is not None and stage1 is None and not last.exists():
@@ -56,9 +57,8 @@ def train_in_folder(
         run = prepare(config, cache_dir, stage1, dataset, last if last.exists() else None)
         run.cache()
         for report in fit(run, progress):
-            if report.is_best:
-                checkpoint.save(best, run.weights(), config, run.fingerprint)
-            checkpoint.save(last, run.state(), config, run.fingerprint)
+            weights = run.weights() if report.is_best else None
+            checkpoint.save_epoch(last.parent, weights, run.state(), config, run.fingerprint)
             on_epoch(stage or config.model.name, config, report)
         run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
         summary = write_results(run, finish(run), folder)

@@ -33,6 +33,9 @@ def test_a_job_is_handed_out_only_when_what_it_needs_is_finished():
     assert queue.next() is None
     queue.ended(PLAN[2], DONE)
     assert queue.next().fingerprint == "e"
+    assert not queue.empty  # what runs may be lost and have to run again
+    for number in (1, 3, 4):
+        queue.ended(PLAN[number], DONE)
     assert queue.empty
 
 
@@ -41,13 +44,20 @@ def test_what_needs_a_failed_job_directly_or_not_is_dropped():
     queue.next()
     assert [other.fingerprint for other in queue.ended(PLAN[0], FAILED)] == ["a", "b", "e"]
     assert queue.next().fingerprint == "c"
-    assert queue.empty
+    assert not queue.waiting
+
+
+def test_a_job_for_which_there_is_no_room_holds_up_those_behind_it():
+    queue = Queue(PLAN, ["s"])
+    assert queue.next(lambda job: job.fingerprint != "a") is None
+    assert queue.next().fingerprint == "a"
 
 
 def test_a_lost_job_goes_on_before_others_start():
     queue = Queue(PLAN, ["s"])
     lost = queue.next()
     queue.again(lost)
+    assert not queue.empty
     assert queue.next() is lost
     assert queue.next().fingerprint == "b"
 
@@ -110,6 +120,10 @@ def test_killed_at_any_moment_every_job_is_finished_once_in_the_end(plan: list[J
             if not running:
                 assert queue.empty
                 break
+            if luck.random() < 0.2:  # a driver is lost, the search is not
+                queue.again(running.pop(luck.randrange(len(running))))
+                assert not queue.empty
+                continue
             ended = running.pop(luck.randrange(len(running)))
             finished.append(ended.fingerprint)
             assert queue.ended(ended, DONE) == []

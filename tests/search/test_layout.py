@@ -8,7 +8,7 @@ import pytest
 
 from ram_tune.config import Config, Execution
 from ram_tune.errors import BadInput
-from ram_tune.search.executor import layout
+from ram_tune.search.executor import fits, layout
 from ram_tune.search.jobs import Job
 
 
@@ -52,6 +52,31 @@ def test_concurrency_is_a_limit_and_shares_follow_it():
 
 def test_no_share_is_larger_than_a_machine():
     assert layout(jobs(1), [node(8), node(8)]).resources["train0"]["CPU"] == 8
+
+
+def test_evaluations_share_as_trainings_do():
+    found = layout([*jobs(5), *jobs(1, "evaluate")], [node(2)])
+    assert found.resources["evaluate0"] == found.resources["train0"] == {"CPU": 1, "GPU": 0}
+
+
+def test_five_fifths_of_a_gpu_fit_one():
+    assert layout(jobs(9, gpus_per_worker=0.2), [node(16, 1)]).at_once == 5
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        ([(2, 0)], True),
+        ([(1, 0), (1, 0)], True),
+        ([(2, 0), (1, 0)], True),  # two machines
+        ([(2, 0), (2, 0), (1, 0)], False),
+        ([(1, 0), (2, 0), (1, 0)], True),  # the largest first
+        ([(1, 0), (1, 0), (1, 0), (1, 0), (1, 0)], False),
+        ([(1, 1)], False),
+    ],
+)
+def test_what_fits_beside_what_runs(workers, expected):
+    assert fits([node(2), node(2)], [node(*one) for one in workers]) is expected
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_an_arm_that_changes_stage_1_has_its_own(pictures, tiny, dataset):
     jobs = plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
     assert [job.kind for job in jobs] == ["stage1", "stage1", "train", "train", "train"]
     a, b, c = jobs[2:]
+    assert [job.name for job in jobs[:2]] == ["stage 1 of a", "stage 1 of b"]
     assert (a.needs, b.needs, c.needs) == ((jobs[0].fingerprint,), (jobs[1].fingerprint,), ())
 
 

@@ -21,11 +21,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ram_tune.config import Config
+from ram_tune.options import masked
 from ram_tune.search.jobs import Job
 from ram_tune.search.outbox import Outbox
 from ram_tune.search.provenance import environment, provenance
 from ram_tune.search.record import About, Record
-from ram_tune.search.sender import masked, sqlite_file, table_of
+from ram_tune.search.sender import sqlite_file, table_of
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "loop.py", line 3, in fit\nValueError: no images\n'
 WEIGHTS = "best.pt"

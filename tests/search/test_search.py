@@ -171,6 +171,7 @@ def test_a_dry_run_says_what_would_be_run_and_leaves_nothing(pictures, tiny, tmp
     assert "5 runs and 1 stage 1" in said
     assert said.count("to run") == 6
     assert not (tmp_path / "mlflow.db").exists()
+    assert not list((tmp_path / "ram_tune_runs").iterdir())
 
 
 def test_list_names_every_search_and_its_question(capsys):

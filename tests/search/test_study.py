@@ -125,3 +125,25 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage):
     with pytest.raises(BadInput, match="--study-storage") as caught:
         open_study(storage, "x")
     assert "secret" not in str(caught.value)
+
+
+def test_killed_between_the_last_run_and_its_trial_the_trial_is_told_later(study, monkeypatch):
+    study.started(run("A", 0))
+    monkeypatch.setattr(study, "settle", lambda *_: None)
+    study.ended(run("A", 0), done(0.4), ["A0"])
+    monkeypatch.undo()
+    assert trials(study) == [("A", TrialState.RUNNING, None)]
+    for _ in range(2):  # a desk that was killed before it answered is told again
+        study.settle("A", ["A0"])
+        assert trials(study) == [("A", TrialState.COMPLETE, 0.4)]
+
+
+def test_looking_does_not_make_a_database(tmp_path):
+    assert open_study(f"sqlite:///{tmp_path / 'studies.db'}", "x", create=False) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_cannot_be_written_is_refused(tmp_path):
+    open_study(f"sqlite:///{tmp_path / 'studies.db'}", "x")
+    with pytest.raises(BadInput, match="--study-storage"):
+        open_study(f"sqlite:///file:{tmp_path / 'studies.db'}?mode=ro&uri=true", "y")

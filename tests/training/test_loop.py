@@ -236,3 +236,24 @@ def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size
     )
     with pytest.raises(BadInput, match=rf"{words}.*multiple of 16"):
         prepare(bad, tmp_path)
+
+
+def test_killed_while_an_epoch_is_saved_best_and_last_belong_together(config, tmp_path):
+    run = prepare(changed(config, "stage1.epochs=0", "training.epochs=2"), tmp_path)
+    places, old, state = {}, b"", {}
+    for report in fit(run):
+        if report.epoch == 1:
+            checkpoint.save_epoch(tmp_path / "run", run.weights(), run.state(), config, "x")
+            old = (tmp_path / "run" / "best.pt").read_bytes()
+    state = run.state() | {"best_epoch": 2}
+    for moment in ("before last", "after last"):
+        places[moment] = tmp_path / moment
+        places[moment].mkdir()
+        (places[moment] / "best.pt").write_bytes(old)
+        checkpoint.save(places[moment] / "next.pt", run.weights(), config, "x")
+    checkpoint.save(places["before last"] / "last.pt", state | {"best_epoch": 1}, config, "x")
+    checkpoint.save(places["after last"] / "last.pt", state, config, "x")
+    for moment, epoch in (("before last", 1), ("after last", 2)):
+        checkpoint.recover(places[moment])
+        assert checkpoint.load(places[moment] / "best.pt")["epoch"] == epoch
+        assert not (places[moment] / "next.pt").exists()
