@@ -82,15 +82,10 @@ def plan(
 
 def _told_apart(stages: Mapping[str, Job], trainings: Sequence[Job]) -> list[Job]:
     """Stages 1 that differ in more than their seed bear the names of the arms that start from them."""
-    if (
-        len(
-            {
-                job.config.model_copy(update={"training": _seedless(job.config)}).fingerprint({})
-                for job in stages.values()
-            }
-        )
-        < 2
-    ):
+    kinds = {
+        job.config.model_copy(update={"training": _seedless(job.config)}).fingerprint({}) for job in stages.values()
+    }
+    if len(kinds) < 2:
         return list(stages.values())
     arms = {run: dict.fromkeys(job.setting for job in trainings if run in job.needs) for run in stages}
     return [replace(job, setting=f"stage 1 of {', '.join(arms[run])}") for run, job in stages.items()]
