@@ -26,7 +26,7 @@ def pids(command: str, folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("role", ["ray::run_trial", "ray::RayTrainWorker", "ray::TrainController", "ray::Desk"])
+@pytest.mark.parametrize("role", ["ray::ImplicitFunc", "ray::RayTrainWorker", "ray::TrainController", "ray::Desk"])
 def test_a_process_that_is_lost_is_replaced_within_the_search(pictures, tiny, tmp_path, role):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=60"]
     searches = Searches(tmp_path, pictures, fields)
