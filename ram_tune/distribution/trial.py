@@ -45,13 +45,20 @@ def run_trial(config: dict[str, TrialConfig]) -> None:
 
 
 def run_job(job: TrialConfig) -> dict[str, Any]:
-    """Run a job to its end → `checkpoint`, the folder with what it left (empty: nothing), and `error`."""
+    """Run a job to its end → `checkpoint`, the folder with what it left (empty: nothing), and `error`.
+
+    Raises RayActorError where Train's controller was lost: the job can go on from its last checkpoint.
+    """
+    from ray.exceptions import RayActorError
+
     try:
         if job["workers"] == 0:
             folder = Path(job["storage"]) / job["order"]["run"]
             work_in_folder(job["order"], folder)
             return {"checkpoint": str(folder), "error": ""}
         return {"checkpoint": _train(job), "error": ""}
+    except RayActorError:
+        raise
     except Exception:  # whatever it is, it ended this job and none other
         return {"checkpoint": "", "error": traceback.format_exc()}
 

@@ -17,9 +17,9 @@ from ram_tune.search.space import Published, Space
 
 FAULTS = {"mirrored_share": "mirrored", "region_area": "mean area", "anchor_distance": "distance to anchors"}
 FAULTS_CAPTION = """\
-mirrored: share of regions drawn mirror-inverted, which P cures; good is 0
-mean area: the crop is 1, S keeps regions smaller; good is well below 1
-distance to anchors: half the crop's side is 1, A keeps regions apart; good is near 0"""
+mirrored: share of regions; P is to bring it to 0
+mean area: the crop is 1; S is to keep it well below
+distance: half the crop is 1; A is to bring it near 0"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mappin
     `histories`: fingerprint → its epochs, each with `epoch` and `selection/…`.
     """
     table = Table(
-        title="Regions, first → last epoch (good: none mirrored, small, near their anchors)",
+        title="Regions, first → last epoch",
         caption=FAULTS_CAPTION,
         caption_justify="left",
     )
