@@ -93,7 +93,7 @@ def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
             break
     lines += list(first.stdout)
     assert first.wait(timeout=120) == 130, "".join(lines)
-    assert "the same command goes on from here" in "".join(lines)
+    assert "The same command goes on from here" in "".join(lines)
     parent, children = searches.children("constraints-labels")
     assert parent.info.status == children["none · seed 0"].info.status == "KILLED"
     reached = searches.epochs(children["none · seed 0"])
