@@ -59,10 +59,11 @@ class Desk:
 
     # for workers
 
-    def report(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """An epoch is finished. → whether to go on."""
-        self.books.epoch(run, epoch, metrics)
-        self._say(type="epoch", run=run, epoch=epoch, metrics=dict(metrics))  # the display shows none twice
+    def report(self, run: str, epoch: int, metrics: Mapping[str, float], past: bool = False) -> bool:
+        """An epoch is finished, or was in the past and may have been missed. → whether to go on."""
+        new = self.books.epoch(run, epoch, metrics)
+        if new or not past:
+            self._say(type="epoch", run=run, epoch=epoch, metrics=dict(metrics))  # the display shows none twice
         return not self.stopping
 
     def worker(self, run: str, about: Mapping[str, str]) -> None:
@@ -82,7 +83,8 @@ class Desk:
     def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = ()) -> None:
         """A job ended; `history` holds its epochs, for those that never reached the desk."""
         for epoch in history:
-            self.report(run, int(epoch["epoch"]), {name: value for name, value in epoch.items() if "/" in name})
+            metrics = {name: value for name, value in epoch.items() if "/" in name}
+            self.report(run, int(epoch["epoch"]), metrics, past=True)
         self.books.ended(run, outcome)
         self._say(type=outcome.state, run=run, metrics=outcome.metrics, error=outcome.error)
 
@@ -139,11 +141,11 @@ class Line:
 
     def __init__(self, desk: str, run: str):
         self.desk, self.run = desk, run
-        self.unsent: list[tuple[int, dict[str, float]]] = []
+        self.unsent: list[tuple[int, dict[str, float], bool]] = []
 
-    def report(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+    def report(self, epoch: int, metrics: Mapping[str, float], past: bool = False) -> bool:
         """Tell the desk of an epoch, and of those it has not heard of yet → whether to go on. Nobody there: go on."""
-        self.unsent.append((epoch, dict(metrics)))
+        self.unsent.append((epoch, dict(metrics), past))
         go = True
         while self.unsent:
             answer = self._ask("report", *self.unsent[0])

@@ -136,7 +136,7 @@ def _train(order: Order, place: Place, line: Line) -> None:
     write(place.folder / CONFIG, config_yaml(config))
     line.worker(whereabouts(run.device))
     for past in run.history:  # the desk may have missed some
-        line.report(int(past["epoch"]), _metrics(past))
+        line.report(int(past["epoch"]), _metrics(past), past=True)
     say = _Seldom(line)
     with telling(lambda task, done, total: say(type="state", text=f"{task}: {done}/{total}")):
         run.cache()

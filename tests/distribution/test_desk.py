@@ -75,6 +75,14 @@ def test_what_is_told_twice_counts_once():
     assert desk.books.epochs == {("a", 1): {"train/loss": 1.0}}
 
 
+def test_what_a_resumed_worker_repeats_is_not_shown_again_but_what_was_missed_is():
+    desk = Desk(Books)
+    desk.report("a", 1, {"train/loss": 1.0})
+    for epoch in (1, 2):
+        desk.report("a", epoch, {"train/loss": 1.0}, past=True)
+    assert [event["epoch"] for event in desk.poll("", 0, stop=False)[1]] == [1, 2]
+
+
 def test_epochs_that_never_reached_it_come_with_the_end():
     desk = Desk(Books)
     desk.started("a")
@@ -84,7 +92,7 @@ def test_epochs_that_never_reached_it_come_with_the_end():
     assert [epoch for _, epoch in desk.books.epochs] == [1, 2, 3]
     assert desk.books.epochs["a", 3] == {"train/loss": pytest.approx(1 / 3)}  # the epoch's number is no metric
     events = desk.poll("", 0, stop=False)[1]
-    assert types(events) == ["started", *["epoch"] * 4, "finished"]  # the display shows no epoch twice
+    assert types(events) == ["started", *["epoch"] * 3, "finished"]
     assert events[-1]["metrics"] == {"test/mAP": 0.5}
 
 

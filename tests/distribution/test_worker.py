@@ -24,7 +24,7 @@ class Ear:
         self.epochs: list[int] = []
         self.metrics: list[dict[str, float]] = []
 
-    def report(self, epoch: int, metrics: dict[str, float]) -> bool:
+    def report(self, epoch: int, metrics: dict[str, float], past: bool = False) -> bool:
         self.epochs.append(epoch)
         self.metrics.append(metrics)
         return epoch < self.stop_after
