@@ -210,6 +210,27 @@ class Evaluation(Section):
     normalize: bool = True
     """Rank images by log softmax(s) where L_cls is euclidean: it does not see a constant added to all scores of an image,
     so raw ones do not compare between images. *Decided*: on."""
+    views: Literal["one", "ten"] = "one"
+    """Crops of an image that are seen: the centre; or four corners and the centre, and their mirrors. *Decided*: one."""
+    mirror: Literal["exact", "feature"] = "exact"
+    """Maps of mirrored views: convolved from the mirrored image, or the upright image's map mirrored. *Decided*: exact."""
+    scales: tuple[int, ...] = ()
+    """Values of N of which one model each is trained, then fused; empty: `data.image_size` alone. [RMA] 512 and 640.
+    Default: none."""
+    scale_fusion: Literal["mean_decision", "concatenate"] = "mean_decision"
+    """How several scales are fused: the mean of their decision values, or one classifier on their representations side
+    by side. *Decided*: mean_decision ([RMA] says only that they are fused)."""
+    classifier: Literal["network", "svm"] = "network"
+    """What decides: the network's own fused scores, or linear SVMs on its representations of train. [RMA] svm.
+    Default network."""
+    svm_c: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01, 0.1, 1.0, 10.0), min_length=1)
+    """The SVMs' C, one for all labels: of several, the one of best cross-validated mAP on train. *Decided*."""
+    svm_folds: int = Field(default=3, ge=2)
+    """Folds of that cross-validation. *Decided*: 3."""
+
+
+FINAL_ONLY = ("views", "mirror", "scales", "scale_fusion", "classifier", "svm_c", "svm_folds")
+"""Fields of `evaluation` that only the final test knows: epochs are judged by one view and the network's own scores."""
 
 
 class Execution(Section):
@@ -228,6 +249,8 @@ class Execution(Section):
     """Pieces in which a batch is processed, to save memory. Default 1."""
     evaluation_batch_size: int = Field(default=32, ge=1)
     """Images per forward pass when nothing is learned. Default 32."""
+    pictures: int = Field(default=8, ge=0, le=64)
+    """Selection images on which the regions are drawn, for about ten epochs of a run. Default 8."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0: as many as the process may use. Default 0."""
 
@@ -310,7 +333,7 @@ class Config(Section):
             training=self.training.model_copy(
                 update={**first.model_dump(include=kept), "seed": seed, "localization_lr_multiplier": 1.0}
             ),
-            evaluation=self.evaluation,
+            evaluation=self.evaluation.model_copy(update=Evaluation().model_dump(include=set(FINAL_ONLY))),
             execution=self.execution,
         )
 

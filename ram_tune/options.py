@@ -20,6 +20,12 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         "--data", metavar="NAME|FILE", help=f"{names}, or the path of a CSV or COCO JSON with one's own images"
     )
     parser.add_argument("--data-root", default="", metavar="DIR", help="the dataset's folder (default: the file's own)")
+    add_set_option(parser)
+    add_cache_option(parser)
+
+
+def add_set_option(parser: argparse._ActionsContainer) -> None:
+    """--set."""
     parser.add_argument(
         "--set",
         nargs="+",
@@ -28,6 +34,10 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         metavar="FIELD=VALUE",
         help="set fields, such as data.limit=600 model.regions=3",
     )
+
+
+def add_cache_option(parser: argparse._ActionsContainer) -> None:
+    """--cache-dir."""
     parser.add_argument(
         "--cache-dir",
         type=Path,

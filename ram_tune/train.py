@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     caches = cache_dir(options.cache_dir)
     dataset = load(config.data, caches)
 
+    from ram_tune.training.judging import NotFiniteError
     from ram_tune.training.local import train_in_folder
-    from ram_tune.training.loop import NotFiniteError
     from ram_tune.training.run import identity
 
     name = f"{dataset.name}-{config.model.name}-{identity(config, dataset)[:8]}"

@@ -53,7 +53,7 @@ def test_every_hashed_field_changes_the_fingerprint(name):
         new = next(choice for choice in choices if choice != default)
     elif isinstance(default, str):
         new = default + "x"
-    elif name.endswith("lr_steps"):
+    elif name.endswith(("lr_steps", "scales")):
         new = (1, 2)
     else:
         new = other[type(default)](default)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from ram_tune.errors import error_line
@@ -44,3 +47,12 @@ Lower it.
 )
 def test_the_line_of_an_error_that_says_what_went_wrong(error, line):
     assert error_line(error) == line
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    code = (
+        "from ram_tune.errors import command_line; command_line(lambda: [print('x' * 9999) for _ in range(999)] and 0)"
+    )
+    command = f'{sys.executable} -c "{code}" | head -n 1 | wc -l'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("1", "")

@@ -91,12 +91,24 @@ def training_batches(
 
 def evaluation_batches(source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """Every image of this rank's share once, in order, cropped in the centre (METHOD 6: a single crop)."""
-    n, data = len(source), source.data
-    unit = cell(source)
-    corner = data.crop_margin // 2 // unit * unit
-    crops = np.tile([corner, corner, data.image_size - data.crop_margin, 0], (n, 1))
+    n = len(source)
+    crops = np.tile(centre_crop(source), (n, 1))
     own = np.arange(rank, n, world)
     yield from _ahead(source, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], crops)
+
+
+def whole_images(source: Source, batch_size: int) -> Iterator[Tensor]:
+    """Every image of the role uncropped, in order: (B, N, N, 3) uint8, or (B, views, C, H, W) bfloat16 maps."""
+    for start in range(0, len(source), batch_size):
+        piece = torch.from_numpy(source.array[start : start + batch_size].copy())
+        yield piece.view(torch.bfloat16) if source.data.crop == "map" else piece
+
+
+def centre_crop(source: Source) -> np.ndarray:
+    """(4,) left, top, side in pixels of an image, and that it is not mirrored: a row of `Batch.crops`."""
+    data, unit = source.data, cell(source)
+    corner = data.crop_margin // 2 // unit * unit
+    return np.array([corner, corner, data.image_size - data.crop_margin, 0])
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -103,6 +103,21 @@ def feature_maps(
 
     shape = (len(images), views, C, H, W)
     return _shared(cache_dir / f"maps-{key}.npy", shape, np.uint16, fill, f"convolving {len(images)} images")
+
+
+def rows(
+    cache_dir: Path, name: str, shape: tuple[int, int], produce: Callable[[], Iterable[np.ndarray]], task: str
+) -> np.ndarray:
+    """(n, D) float32, memory-mapped: what `produce` yields, piece after piece, made once for each `name`."""
+
+    def fill(array: np.ndarray, advance: Advance) -> None:
+        start = 0
+        for piece in produce():
+            array[start : start + len(piece)] = piece
+            start += len(piece)
+            advance(len(piece))
+
+    return _shared(cache_dir / f"{name}.npy", shape, np.float32, fill, task)
 
 
 def _shared(

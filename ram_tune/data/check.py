@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ram_tune.config import Data
 from ram_tune.data.annotations import Annotations
 from ram_tune.data.images import load_image
 from ram_tune.data.roles import Dataset, load
@@ -24,6 +25,12 @@ MISSING = "no such file"
 
 LISTED = 10
 """Unusable files that are printed; the others are counted."""
+
+PUBLISHED = {
+    "voc": {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952},
+    "coco": {"train2014": 82783, "val2014": 40504},
+}
+"""Images of the paper's datasets, those without a label included: VOC 2007's database statistics, COCO's download page."""
 
 EXAMPLES = """examples:
   python -m ram_tune.data check --data scenes
@@ -51,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(console, f"  … and {len(unusable) - LISTED} more")
     else:
         _say(console, f"all {total} files are there{'' if options.fast else ' and decode'}")
+    for sentence in against_published(data, dataset):
+        _say(console, sentence)
     missing = any(reason == MISSING for _, reason in unusable)
     fingerprint = "unknown while files are missing" if missing else dataset.fingerprint
     _say(console, f"fingerprint: {fingerprint} · chance-level mAP on test: {dataset.test.chance():.4f}")
@@ -79,6 +88,26 @@ def check_files(dataset: Dataset, max_pixels: int, *, decode: bool) -> list[tupl
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
     return [(path, why) for path, why in zip(files, reasons, strict=True) if why]
+
+
+def against_published(data: Data, dataset: Dataset) -> list[str]:
+    """A sentence for every split whose size is known, on whether all of it is here; none for a limited dataset."""
+    drawn = () if data.selection_split else (dataset.selection,)
+    splits = {data.train_split: (dataset.train, *drawn), data.test_split: (dataset.test,)}
+    if data.selection_split:
+        splits[data.selection_split] = (dataset.selection,)
+    sentences = []
+    for split, parts in splits.items():
+        wanted = PUBLISHED.get(data.format, {}).get(split) if not data.limit else None
+        found = sum(len(part) + part.dropped for part in parts)
+        if wanted:
+            said = (
+                "as published"
+                if found == wanted
+                else f"not the published {wanted:,}: this is another dataset or a part"
+            )
+            sentences.append(f"{split}: {found:,} images, {said}")
+    return sentences
 
 
 def contents(dataset: Dataset) -> Table:

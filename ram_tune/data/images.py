@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ram_tune.errors import BadInput
+
+ORIENTATION = 0x0112  # EXIF's tag
 
 Image.MAX_IMAGE_PIXELS = None  # load_image has its own limit, asked before anything is decoded
 
@@ -50,3 +54,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def upright_sizes(files: Sequence[Path]) -> np.ndarray:
+    """(n, 2) int64: width and height of each image as it is seen, from its header alone."""
+
+    def size(path: Path) -> tuple[int, int]:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # by a quarter
+        return (height, width) if turned else (width, height)
+
+    with ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(size, files)), np.int64).reshape(-1, 2)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -29,7 +29,7 @@ class Order(TypedDict):
     run: str  # the job's fingerprint
     config: str  # Config as JSON
     cache_dir: str
-    start: str  # folder with the best.pt it starts from (or evaluates); empty: none
+    starts: list[str]  # folders with the best.pt it starts from, or those it evaluates, one for each scale
     desk: str  # the desk's name
     keep_all: bool  # every epoch's checkpoint
 
@@ -55,7 +55,7 @@ class Folder:
         if self.keep_all and epoch:
             kept = self.folder / "epochs" / f"{epoch:03}"
             kept.mkdir(parents=True, exist_ok=True)
-            for name in names:
+            for name in (name for name in names if name.endswith(".pt")):
                 shutil.copy(self.folder / name, kept)
         for file in self.folder.iterdir():
             if file.is_file() and file.name not in names and file.suffix in (".pt", ".txt"):
@@ -79,6 +79,7 @@ class TrainCheckpoints:
 
         with tempfile.TemporaryDirectory(prefix="ram_tune-report-", dir=self.folder.parent) as parcel:
             for name in names:
+                (Path(parcel) / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.folder / name, Path(parcel) / name)  # gigabytes need not be copied twice
             ray.train.report({"epoch": epoch}, checkpoint=Checkpoint.from_directory(parcel))
 
@@ -104,7 +105,7 @@ def work(order: Order, place: Place, line: Line) -> None:
     """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt."""
     from ram_tune.errors import BadInput
     from ram_tune.training import checkpoint
-    from ram_tune.training.loop import NotFiniteError
+    from ram_tune.training.judging import NotFiniteError
     from ram_tune.training.results import METRICS, write
 
     if (place.folder / METRICS).exists():
@@ -123,16 +124,18 @@ def _train(order: Order, place: Place, line: Line) -> None:
     from ram_tune.data.cache import telling
     from ram_tune.distribution.usage import Usage, whereabouts
     from ram_tune.training import checkpoint
-    from ram_tune.training.loop import finish, fit
-    from ram_tune.training.results import CONFIG, FILES, config_yaml, write, write_results
+    from ram_tune.training.judging import finish, write_pictures
+    from ram_tune.training.loop import fit
+    from ram_tune.training.results import CONFIG, config_yaml, write, write_results
     from ram_tune.training.run import prepare
 
     config = _config(order)
     checkpoint.recover(place.folder)
     best, last = place.folder / checkpoint.BEST, place.folder / checkpoint.LAST
-    start = Path(order["start"]) / checkpoint.BEST if order["start"] else None
-    with _weights(start) as stage1:
-        run = prepare(config, Path(order["cache_dir"]), stage1, last=last if last.exists() else None)
+    with _weights(order["starts"]) as stage1:
+        run = prepare(
+            config, Path(order["cache_dir"]), stage1[0] if stage1 else None, last=last if last.exists() else None
+        )
     write(place.folder / CONFIG, config_yaml(config))
     line.worker(whereabouts(run.device))
     for past in run.history:  # the desk may have missed some
@@ -149,31 +152,44 @@ def _train(order: Order, place: Place, line: Line) -> None:
         run.history[-1] |= usage.read()
         weights = run.weights() if epoch.is_best else None
         checkpoint.save_epoch(place.folder, weights, run.state(), config, run.fingerprint)
-        place.commit(checkpoint.BEST, checkpoint.LAST, epoch=epoch.epoch)
+        write_pictures(run, place.folder)
+        place.commit(*_files(place.folder), epoch=epoch.epoch)
+        if epoch.epoch == 1 and run.start:
+            line.report(0, run.start)
         if not line.report(epoch.epoch, _metrics(run.history[-1])) and run.epoch < config.training.epochs:
             return  # told to stop; the same job goes on from here
 
     line.progress(type="state", text="final test")
     run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
-    write_results(run, finish(run), place.folder)
-    place.commit(checkpoint.BEST, *FILES)
+    write_results(run, finish([run]), place.folder)
+    last.unlink()  # only an unfinished run needs it
+    place.commit(*_files(place.folder))
 
 
 def _evaluate(order: Order, place: Place, line: Line) -> None:
     """Evaluate a model trained before, in another way; it leaves what a training leaves."""
     from ram_tune.distribution.usage import whereabouts
     from ram_tune.training import checkpoint
-    from ram_tune.training.loop import finish
-    from ram_tune.training.results import FILES, write_results
+    from ram_tune.training.judging import finish
+    from ram_tune.training.results import write_results
     from ram_tune.training.run import load_trained
 
-    with _weights(Path(order["start"]) / checkpoint.BEST) as trained:
-        assert trained is not None
-        shutil.copy(trained, place.folder / checkpoint.BEST)
-    run = load_trained(_config(order), Path(order["cache_dir"]), place.folder / checkpoint.BEST)
-    line.worker(whereabouts(run.device))
-    write_results(run, finish(run), place.folder)
-    place.commit(checkpoint.BEST, *FILES)
+    with _weights(order["starts"]) as found:
+        runs = load_trained(_config(order), Path(order["cache_dir"]), found, order["run"])
+        line.worker(whereabouts(runs[0].device))
+        write_results(runs[0], finish(runs), place.folder)
+        for scale, file in enumerate(found):
+            shutil.copy(file, place.folder / (checkpoint.BEST if scale == 0 else f"best-{scale + 1}.pt"))
+    place.commit(*_files(place.folder))
+
+
+def _files(folder: Path) -> list[str]:
+    """All that a place is to hold, by relative path."""
+    return sorted(
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != ERROR and not file.name.startswith(".") and file.suffix != ".partial"
+    )
 
 
 def _config(order: Order):
@@ -183,15 +199,14 @@ def _config(order: Order):
 
 
 @contextmanager
-def _weights(path: Path | None) -> Iterator[Path | None]:
-    """A local copy of a file in Ray's storage, wherever that is."""
-    if path is None or path.exists():
-        yield path
-        return
+def _weights(folders: list[str]) -> Iterator[list[Path]]:
+    """Local copies of the best.pt of folders in Ray's storage, wherever that is."""
     from ray.train import Checkpoint
 
-    with Checkpoint(str(path.parent)).as_directory() as found:
-        yield Path(found) / path.name
+    from ram_tune.training.checkpoint import BEST
+
+    with ExitStack() as stack:
+        yield [Path(stack.enter_context(Checkpoint(folder).as_directory())) / BEST for folder in folders]
 
 
 class _Seldom:

@@ -54,7 +54,7 @@ class WholeImage(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
 
     def forward(self, f: Tensor) -> Prediction:
-        x = F.adaptive_max_pool2d(f, self.sample_size).flatten(1)
+        x = F.adaptive_max_pool2d(f.float(), self.sample_size).flatten(1)
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
         return Prediction(exact(self.classifier, x), features=x[:, None])

@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name in spaces.names():
             print(f"{name:<14} {spaces.read(name).question}")
         return 0
-    space = _chosen(spaces.read(options.search), options.arms)
+    data = options.data or "scenes"
+    space = _chosen(spaces.read(options.search).on(data), options.arms)
     name = Path(options.search).stem
     overrides = _overrides(options)
-    data = options.data or "scenes"
     seeds = _positive("--seeds", options.seeds) or space.seeds
     _positive("--concurrency", options.concurrency)
 
@@ -115,17 +115,16 @@ def _search(
         drop_weights,
         histories,
         known_outcomes,
+        register_best,
         send_what_waits,
         to_do,
     )
     from ram_tune.search.lease import this_process
     from ram_tune.search.record import About
-    from ram_tune.search.report import Protocol, failures, mechanism_table, results_table
-
-    protocol = Protocol(dataset.name, base.data.test_split, base.data.image_size, "one", "network")
+    from ram_tune.search.report import failures, mechanism_table, results_table
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:
-        parts = results_table(space, dataset.name, jobs, outcomes, protocol), mechanism_table(jobs, histories(outcomes))
+        parts = results_table(space, dataset.name, jobs, outcomes), mechanism_table(jobs, histories(outcomes))
         return Group(*(part for part in parts if part))
 
     def summarise(outcomes: Mapping[str, Outcome]) -> str:
@@ -154,6 +153,7 @@ def _search(
         else:
             outcomes = known
             send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
+        said = register_best(jobs, outcomes, study, places, about) if complete else ""
         if complete and options.keep_checkpoints == "none":
             drop_weights(jobs, outcomes)
     finally:
@@ -162,6 +162,8 @@ def _search(
     console.print(tables(outcomes))
     for line in failures(jobs, outcomes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if said:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     took = f"{time.perf_counter() - started:.0f} s"
     console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
     if not complete:

@@ -106,7 +106,7 @@ class Display:
             if ended:
                 self.seconds.append(now - ended.since)
             return f"{name}  finished  {_test(event['metrics'])}"
-        if kind not in ("started", "state", "step", "epoch"):
+        if kind not in ("started", "state", "step", "epoch") or event.get("epoch") == 0:  # epoch 0: before training
             return ""
         new = run not in self.running
         found = self.running.setdefault(run, _Run(self.jobs[run], now, now))  # its start may not have been told

@@ -13,13 +13,14 @@ from typing import Literal
 
 from rich.console import Console
 
+from ram_tune.errors import error_line
 from ram_tune.search.display import Display
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
 from ram_tune.search.lease import Held
 from ram_tune.search.record import About, Record
-from ram_tune.search.study import Study
+from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
-from ram_tune.training.results import METRICS
+from ram_tune.training.results import METRICS, epochs
 
 MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
@@ -126,13 +127,39 @@ def send_what_waits(places: Places, about: About, table: str, status: str, conso
     record.stop()
 
 
+def register_best(
+    jobs: Sequence[Job], outcomes: Mapping[str, Outcome], study: Study, places: Places, about: About
+) -> str:
+    """Log the trained network of the highest selection mAP as a model in MLflow, unless it is that already, and register it
+    under the search's name → a sentence on it, or nothing.
+    """
+    from ram_tune.search.model import card, log_model
+
+    trained = [job for job in jobs if job.kind == "train" and outcomes[job.fingerprint].state == "finished"]
+    there = [job for job in trained if _has_weights(outcomes[job.fingerprint].checkpoint)]
+    if not there:
+        return ""
+    best = max(there, key=lambda job: outcomes[job.fingerprint].metrics[OBJECTIVE])
+    run_id = Record(places.folder, about, places.tracking_uri).run_id(best.fingerprint)
+    if study.note("registered") == best.fingerprint or run_id is None:
+        return ""
+    folder, name = Path(outcomes[best.fingerprint].checkpoint), about.experiment
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
+    try:
+        log_model(places.tracking_uri, run_id, folder, name, card(folder, f"{about.title}: {best.name}"))
+    except Exception as error:  # MLflow's, the network's: the search is over and well
+        return f"The best model was not registered: {error_line(str(error))}"
+    study.set_note("registered", best.fingerprint)
+    return f"The best by selection mAP, {best.name}, is registered in MLflow as {name}."
+
+
 def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
     """Fingerprint → the epochs of the runs whose files are there."""
     found = {}
     for run, outcome in outcomes.items():
         path = Path(outcome.checkpoint) / METRICS
         if outcome.checkpoint and path.is_file():
-            found[run] = json.loads(path.read_text())["history"]
+            found[run] = epochs(json.loads(path.read_text()))
     return found
 
 

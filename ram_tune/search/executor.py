@@ -217,7 +217,7 @@ class _Feed(Searcher):
             run=job.fingerprint,
             config=job.config.model_dump_json(),
             cache_dir=str(self.cache_dir),
-            start=self.checkpoints[job.needs[0]] if job.needs else "",
+            starts=[self.checkpoints[need] for need in job.needs],
             desk=self.desk_name,
             keep_all=self.keep_all,
         )
@@ -272,7 +272,7 @@ class _Feed(Searcher):
 
 def read_outcome(checkpoint: str) -> tuple[Outcome, list[dict[str, float]]]:
     """How the job ended that left this folder (see distribution.worker), and its epochs."""
-    from ram_tune.training.results import METRICS
+    from ram_tune.training.results import METRICS, epochs
 
     if not checkpoint:
         return Outcome(), []
@@ -286,7 +286,7 @@ def read_outcome(checkpoint: str) -> tuple[Outcome, list[dict[str, float]]]:
             return Outcome(), []
         summary = json.loads((folder / METRICS).read_text())
     metrics = {f"{role}/{name}": value for role in ("selection", "test") for name, value in summary[role].items()}
-    return Outcome({**metrics, "best_epoch": summary["best_epoch"]}, checkpoint), summary["history"]
+    return Outcome({**metrics, "best_epoch": summary["best_epoch"]}, checkpoint), epochs(summary)
 
 
 @contextmanager

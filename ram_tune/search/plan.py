@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from ram_tune.config import Backbone, Config, Training, fields
+from ram_tune.config import FINAL_ONLY, Backbone, Config, Training, fields
 from ram_tune.data.roles import Dataset
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import weights_fingerprint
-from ram_tune.presets import configure
+from ram_tune.presets import configure, from_fields
 from ram_tune.search.jobs import Job
 from ram_tune.search.space import Space
 
@@ -62,21 +62,27 @@ def plan(
     stages: dict[str, Job] = {}
     models: dict[str, Job] = {}  # trained only for evaluations: no arm is just this
     trainings, evaluations = [], []
+
+    def needed(config: Config) -> tuple[str, ...]:
+        first = config.stage1_config()
+        if first is None:
+            return ()
+        stages.setdefault(identity(first), Job("stage1", "stage 1", first, identity(first), dataset.fingerprint))
+        return (identity(first),)
+
     for arm, config in wanted:
-        trained = config
-        if config.training.select_by == "loss":  # which epoch is kept then does not depend on the evaluation
-            trained = config.model_copy(update={"evaluation": base.evaluation})
-        needs: tuple[str, ...] = ()
-        if first := trained.stage1_config():
-            needs = (identity(first),)
-            stages.setdefault(needs[0], Job("stage1", "stage 1", first, needs[0], dataset.fingerprint))
-        model = identity(trained)
-        if model == identity(config):
-            trainings.append(Job("train", arm, config, model, dataset.fingerprint, needs))
+        trained = models_of(config, base)
+        if [identity(one) for one in trained] == [identity(config)]:
+            trainings.append(Job("train", arm, config, identity(config), dataset.fingerprint, needed(config)))
             continue
-        if model not in named:
-            models.setdefault(model, Job("train", f"{arm} (training)", trained, model, dataset.fingerprint, needs))
-        evaluations.append(Job("evaluate", arm, config, identity(config), dataset.fingerprint, (model,)))
+        for one in trained:
+            if identity(one) not in named:
+                name = f"{arm} (training)" if len(trained) == 1 else f"{arm} (N={one.data.image_size})"
+                job = Job("train", name, one, identity(one), dataset.fingerprint, needed(one))
+                models.setdefault(identity(one), job)
+        needs = tuple(identity(one) for one in trained)
+        evaluations.append(Job("evaluate", arm, config, identity(config), dataset.fingerprint, needs))
+    # Arms that others evaluate are trainings all the same, and come before them.
     return [*_told_apart(stages, [*models.values(), *trainings]), *models.values(), *trainings, *evaluations]
 
 
@@ -93,6 +99,20 @@ def _told_apart(stages: Mapping[str, Job], trainings: Sequence[Job]) -> list[Job
 
 def _seedless(config: Config) -> Training:
     return config.training.model_copy(update={"seed": 0})
+
+
+def models_of(config: Config, base: Config) -> list[Config]:
+    """The trainings whose models `config` evaluates, one for each of its scales; itself where it is just a training.
+
+    How a finished model is evaluated does not make it another one: there the trainings have what all arms share.
+    """
+    rule = config.evaluation
+    final = {name: getattr(base.evaluation, name) for name in FINAL_ONLY}
+    if config.training.select_by == "loss":  # which epoch is kept then depends on no field of the evaluation
+        rule = base.evaluation
+    evaluation = {f"evaluation.{name}": value for name, value in {**rule.model_dump(), **final, "scales": ()}.items()}
+    scales = config.evaluation.scales or (config.data.image_size,)
+    return [from_fields({**config.flat(), **evaluation, "data.image_size": scale}) for scale in scales]
 
 
 def study_name(name: str, base: Config, dataset: Dataset) -> str:

@@ -124,6 +124,10 @@ class Record:
         """The search has ended: FINISHED, FAILED or KILLED."""
         self._add(SEARCH, "close", {"table": table, "environment": environment(), "status": status})
 
+    def run_id(self, fingerprint: str) -> str | None:
+        """MLflow's id of a job's run, once it was sent."""
+        return self.sender.known(fingerprint)
+
     @property
     def status(self) -> str:
         """What `close` was last told; empty where the search has been opened since, or never was closed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container, Mapping, Sequence
 from statistics import mean, stdev
 
@@ -13,7 +12,7 @@ from rich.text import Text
 from ram_tune.config import Config
 from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
-from ram_tune.search.space import Published, Space
+from ram_tune.search.space import Protocol, Published, Space
 
 FAULTS = {"mirrored_share": "mirrored", "region_area": "mean area", "anchor_distance": "distance to anchors"}
 FAULTS_CAPTION = """\
@@ -22,34 +21,14 @@ mean area: the crop is 1; S is to keep it well below
 distance: half the crop is 1; A is to bring it near 0"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """What the measured numbers are numbers of; its fields are those of `Published`."""
-
-    dataset: str
-    split: str
-    scale: int
-    views: str
-    classifier: str
-
-    def words(self) -> str:
-        views = "view" if self.views == "one" else "views"
-        return f"{self.dataset} {self.split}, N={self.scale}, {self.views} {views}, {self.classifier}"
-
-    def same(self, entry: Published) -> bool:
-        """Was `entry` measured exactly so?"""
-        return all(getattr(self, field.name) == getattr(entry, field.name) for field in dataclasses.fields(self))
-
-
-def results_table(
-    space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome], protocol: Protocol
-) -> Table:
+def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table:
     """A row for every arm of the plan `jobs`: means over the finished seeds, and the published mAP.
 
     A published number measured in another way than ours carries a mark that a footnote explains.
     """
     plan = {job.fingerprint: job for job in jobs}
     marks: dict[str, str] = {}  # how a published number was measured → its mark
+    measured: dict[Protocol, list[str]] = {}  # how → the arms
     most, shared = 0, False  # finished seeds of an arm; does an interval leave out the variance of stage 1?
     table = Table(title=escape(f"{space.title} on {dataset}, in percent"), caption_justify="left")
     for column in ("arm", "seeds", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
@@ -70,16 +49,34 @@ def results_table(
         epochs = [one["best_epoch"] for one in found if "best_epoch" in one]
         best = f"{mean(epochs):.{int(len(epochs) > 1)}f}" if epochs else ""
         seeds = f"{len(found)}" if len(found) == len(runs) else f"{len(found)} of {len(runs)}"
+        protocol = Protocol.of(group[0].config)
+        measured.setdefault(protocol, []).append(name)
         entry = None if group[0].kind == "stage1" else published(space, group[0].setting, protocol)
         note = ""
         if entry:
-            how = "" if protocol.same(entry) else entry.protocol()
+            how = "" if entry.protocol() == protocol else f"{entry.source}: {entry.protocol().words()}"
             mark = marks.setdefault(how, "*" * (1 + len(marks))) if how else ""
             note = f"{entry.mAP:.1f} {mark}".rstrip()
         if len(found) > 1:
             shared = shared or bool(set.intersection(*(_stage1(run, plan) for run in finished)))
         table.add_row(Text(name), seeds, *values, best, note)
-    notes = [f"measured: {protocol.words()}", *(f"{mark} {how}" for how, mark in marks.items())]
+    for other in (other for other in space.others if other.dataset == dataset):
+        mAP, CF1, OF1 = ("" if value is None else f"{value:.1f}" for value in (other.mAP, other.CF1, other.OF1))
+        mark = marks.setdefault(
+            f"{other.source}: {dataset}, another system with settings of its own", "*" * (1 + len(marks))
+        )
+        table.add_row(
+            Text(other.system),
+            "",
+            "",
+            f"{CF1} {mark}" if CF1 else "",
+            f"{OF1} {mark}" if OF1 else "",
+            "",
+            f"{mAP} {mark}" if mAP else "",
+        )
+    how = [(protocol.words(), arms) for protocol, arms in measured.items()]
+    said = [f"measured: {words}" + (f" ({', '.join(arms)})" if len(how) > 1 else "") for words, arms in how]
+    notes = [*said, *(f"{mark} {how}" for how, mark in marks.items())]
     if most == 1:
         notes.append("one seed: differences of a few points say nothing yet")
     elif most > 1:
@@ -140,7 +137,7 @@ def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
 def published(space: Space, arm: str, protocol: Protocol) -> Published | None:
     """The published mAP of an arm: measured as ours, else on this dataset, else the first that there is."""
     known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
-    return max(known, key=lambda entry: (protocol.same(entry), entry.dataset == protocol.dataset), default=None)
+    return max(known, key=lambda entry: (entry.protocol() == protocol, entry.dataset == protocol.dataset), default=None)
 
 
 def _arms(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import logging
 import os
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SEARCH = ""  # what the parent is called among the runs; its children are called by their fingerprints
 PER_READ = 1000  # entries taken from the outbox at once
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
+PICTURES = "regions"  # what MLflow calls them
 TRIES = 3  # of an entry that fails for a reason not known to be MLflow's absence
 SQLITE = "sqlite:///"
 REFUSALS = {
@@ -216,8 +218,12 @@ class Sender:
         wanted = f"tags.`ram_tune.study` = '{self.study}' and tags.{which}"
         return next(iter(self.client.search_runs([self.experiment_id], wanted, max_results=1)), None)
 
+    def known(self, run: str) -> str | None:
+        """The id of a run that was created or found here."""
+        return self.outbox.get(_note(run))
+
     def _id(self, run: str) -> str:
-        known = self.outbox.get(_note(run))
+        known = self.known(run)
         if known is None:
             raise Refused(f"run {run or 'of the search'} was never started")
         return known
@@ -243,6 +249,7 @@ class Sender:
     def _finished(self, entry: Entry) -> None:
         said = entry.payload
         self._metrics(entry.run, [(name, value, said["when"], said["step"]) for name, value in said["metrics"].items()])
+        self.client.set_tag(self._id(entry.run), "ram_tune.checkpoint", said["folder"])  # where its weights are
         self._ended(entry)
         self._artifacts(self._id(entry.run), Path(said["folder"]))
 
@@ -250,14 +257,26 @@ class Sender:
         """The files of training.results; weights stay where they are."""
         if not folder.is_dir():
             raise Refused(f"{folder} is gone: its files could not be copied to MLflow")
+        self._pictures(run_id, folder / "pictures")
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.suffix not in (".pt", ".partial") and not file.name.startswith("."):
+            if file.is_file() and file.suffix not in (".pt", ".jpg", ".partial") and not file.name.startswith("."):
                 under = file.parent.relative_to(folder).as_posix()
                 self.client.log_artifact(run_id, str(file), None if under == "." else under)
         if (table := folder / "per_label.csv").is_file():
             self.client.log_dict(run_id, table_of(table.read_text(encoding="utf-8")), "per_label.json")
             # MlflowClient.log_table would append the rows of every attempt; this is the mark that it leaves.
             self.client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "per_label.json", "type": "table"}]')
+
+    def _pictures(self, run_id: str, folder: Path) -> None:
+        """`003.jpg`, …: what MLflow's image slider shows for steps 3, …; those that are there are not sent twice."""
+        from PIL import Image
+
+        there = {item.path for item in self.client.list_artifacts(run_id, "images")}
+        for file in sorted(folder.glob("*.jpg")):
+            step = int(file.stem)
+            name = re.compile(rf"{PICTURES}[%+]step[%+]{step}[%+]")  # which of the two depends on the artifact store
+            if not any(name.search(path) for path in there):
+                self.client.log_image(run_id, Image.open(file), key=PICTURES, step=step)
 
 
 def prepare() -> None:

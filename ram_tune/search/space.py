@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,35 @@ class _Part(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a number was measured: two are comparable only where all of this is the same."""
+
+    dataset: str
+    split: str
+    scales: tuple[int, ...]
+    views: str
+    classifier: str
+
+    @classmethod
+    def of(cls, config: Config) -> Protocol:
+        """How a run of `config` is measured in the end."""
+        data, rule = config.data, config.evaluation
+        return cls(data.name, data.test_split, rule.scales or (data.image_size,), rule.views, rule.classifier)
+
+    def words(self) -> str:
+        scales = " and ".join(map(str, self.scales))
+        views = "one view" if self.views == "one" else "ten views"
+        return f"{self.dataset} {self.split}, N={scales}, {views}, {self.classifier}"
+
+
 class Published(_Part):
     """A published number, in percent, and all that it is a number of."""
 
     arm: str
     dataset: str
     split: str
-    scale: int
+    scale: int | list[int]
     views: Literal["one", "ten"]
     classifier: Literal["svm", "network"]
     source: str
@@ -38,9 +61,21 @@ class Published(_Part):
     CF1: float | None = None
     OF1: float | None = None
 
-    def protocol(self) -> str:
-        """What it is a number of, in words."""
-        return f"{self.source}: {self.dataset} {self.split}, N={self.scale}, {self.views} views, {self.classifier}"
+    def protocol(self) -> Protocol:
+        """What it is a number of."""
+        scales = (self.scale,) if isinstance(self.scale, int) else tuple(self.scale)
+        return Protocol(self.dataset, self.split, scales, self.views, self.classifier)
+
+
+class Other(_Part):
+    """A published number, in percent, of a system that is none of the arms."""
+
+    system: str
+    dataset: str
+    source: str
+    mAP: float | None = None  # noqa: N815
+    CF1: float | None = None
+    OF1: float | None = None
 
 
 class Space(_Part):
@@ -56,10 +91,18 @@ class Space(_Part):
     """Fields of every run."""
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     """Arm → the fields it owns."""
+    arms_on: dict[str, dict[str, dict[str, Any]]] = {}
+    """Dataset (a name that `--data` knows) → arms for it in place of `arms`, such as at sizes that a CPU can train."""
     seeds: int = Field(default=1, ge=1)
     """Runs of each arm."""
     published: tuple[Published, ...] = Field(default=(), strict=False)  # strictly, YAML's list would be no tuple
     """Numbers to set beside the measured ones."""
+    others: tuple[Other, ...] = Field(default=(), strict=False)
+    """Published numbers of systems that are none of the arms: rows of their own."""
+
+    def on(self, data: str) -> Space:
+        """The space as it is for the dataset `data`."""
+        return self.model_copy(update={"arms": self.arms_on.get(data, self.arms)})
 
     def owned(self) -> dict[str, str]:
         """Field → the first arm that owns it: what `--set` may not touch."""
@@ -107,15 +150,17 @@ def read(name: str) -> Space:
     except ValidationError as error:
         raise _explain(error, path) from None
     _check(space.base, f"{path}: base")
-    for arm, values in space.arms.items():
-        _check(values, f"{path}: arms.{arm}")
+    for where, arms in (("arms", space.arms), *((f"arms_on.{data}", arms) for data, arms in space.arms_on.items())):
+        for arm, values in arms.items():
+            _check(values, f"{path}: {where}.{arm}")
+    known = {arm for arms in (space.arms, *space.arms_on.values()) for arm in arms}
     for number, entry in enumerate(space.published):
-        if entry.arm not in space.arms:
+        if entry.arm not in known:
             raise BadInput(
                 f"{path}: published.{number}.arm",
                 found=repr(entry.arm),
                 expected=f"one of the arms {', '.join(space.arms)}",
-                remedy=nearest(entry.arm, space.arms),
+                remedy=nearest(entry.arm, known),
             )
     return space
 

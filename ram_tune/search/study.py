@@ -103,6 +103,13 @@ class Study:
         if self._open_trial(setting) is None:  # in one step: asking would leave a window in which to be killed
             self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"setting": setting}))
 
+    def note(self, key: str) -> Any:
+        """What `set_note` noted of the search as a whole; None where nothing was."""
+        return self._read(f"note:{key}")
+
+    def set_note(self, key: str, value: Any) -> None:
+        self.study.set_user_attr(f"note:{key}", value)
+
     def _write(self, job: Job, state: str, outcome: Outcome, attempts: int) -> None:
         run = {
             "kind": job.kind,

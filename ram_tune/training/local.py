@@ -13,7 +13,8 @@ from ram_tune.config import Config
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.training import checkpoint
-from ram_tune.training.loop import EpochReport, Progress, finish, fit
+from ram_tune.training.judging import finish, write_pictures
+from ram_tune.training.loop import EpochReport, Progress, fit
 from ram_tune.training.results import CONFIG, config_yaml, read_config, read_summary, write, write_results
 from ram_tune.training.run import identity, make_ready, prepare
 
@@ -59,9 +60,10 @@ def train_in_folder(
         for report in fit(run, progress):
             weights = run.weights() if report.is_best else None
             checkpoint.save_epoch(last.parent, weights, run.state(), config, run.fingerprint)
+            write_pictures(run, folder)
             on_epoch(stage or config.model.name, config, report)
         run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
-        summary = write_results(run, finish(run), folder)
+        summary = write_results(run, finish([run]), folder)
         last.unlink()  # the optimiser's state: only an unfinished run needs it
     return summary
 

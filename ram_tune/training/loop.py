@@ -1,6 +1,6 @@
-"""The training loop: epochs, selection, learning rate, final test. The same one in a plain process and on a cluster.
+"""The training loop: epochs, selection, learning rate. The same one in a plain process and on a cluster.
 
-Legend: n images, L labels, K regions, T loss terms.
+Legend: T loss terms.
 """
 
 from __future__ import annotations
@@ -14,17 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ram_tune.config import Training
-from ram_tune.data.batches import Batch, Source, evaluation_batches, steps_per_epoch, training_batches
-from ram_tune.evaluation import metrics
-from ram_tune.evaluation.attention import region_statistics
-from ram_tune.evaluation.calibration import Platt, probabilities
-from ram_tune.models.regions import anchors
+from ram_tune.data.batches import Batch, steps_per_epoch, training_batches
+from ram_tune.training.judging import REMEDY, NotFiniteError, evaluate, region_metrics, selection_metrics
 from ram_tune.training.run import Run
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes the host wait for the device."""
-
-REMEDY = "Lower training.learning_rate, or set training.clip_norm=1 or training.precision=fp32."
 
 Progress = Callable[[int, int, float], None]
 """Told now and then within an epoch: steps done, steps in all, loss."""
@@ -39,19 +34,6 @@ class EpochReport:
     is_best: bool
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the network says of one role's images, in their order."""
-
-    scores: np.ndarray  # (n, L) float32, comparable between images
-    regions: np.ndarray | None  # (n, K, 4) float32
-    terms: np.ndarray  # (1 + T,): the loss and its unweighted terms, means over images
-
-
-class NotFiniteError(RuntimeError):
-    """A loss term became infinite or no number; the message names epoch, batch and term."""
-
-
 def fit(run: Run, progress: Progress = lambda *_: None) -> Iterator[EpochReport]:
     """Train what is left of `run`, an epoch a step.
 
@@ -59,6 +41,9 @@ def fit(run: Run, progress: Progress = lambda *_: None) -> Iterator[EpochReport]
     next report has stopped the run. Raises NotFiniteError.
     """
     config = run.config.training
+    if run.epoch == 0 and run.attends:
+        before = region_metrics(run, "selection", evaluate(run, run.selection))
+        run.start = {f"selection/{name}": value for name, value in before.items()}
     while run.epoch < config.epochs:
         epoch = run.epoch + 1
         learned = train_epoch(run, epoch, progress)
@@ -115,79 +100,6 @@ def optimise(run: Run, batch: Batch) -> Tensor:
         nn.utils.clip_grad_norm_(run.network.parameters(), run.config.training.clip_norm)
     run.optimizer.step()
     return total
-
-
-@torch.inference_mode()
-def evaluate(run: Run, source: Source) -> Scores:
-    """The network's scores of every image of `source`, single crop."""
-    run.network.eval()
-    scores, regions = [], []
-    total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
-    for waiting in evaluation_batches(source, run.config.execution.evaluation_batch_size):
-        batch = waiting.to(run.device)
-        with run.autocast():
-            prediction = run.network(batch.inputs)
-        loss, terms = run.criterion(prediction, batch.targets)
-        total += torch.cat([loss[None], terms])
-        scores.append(comparable(run, prediction.scores.float()))
-        if prediction.regions is not None:
-            regions.append(prediction.regions.float())
-    if not all(torch.isfinite(part).all() for part in scores):  # the last step's update can have broken the weights
-        raise NotFiniteError(f"epoch {run.epoch + 1}: the scores after the last batch are not finite. {REMEDY}")
-    return Scores(
-        torch.cat(scores).cpu().numpy(),
-        torch.cat(regions).cpu().numpy() if regions else None,
-        (total / len(source)).cpu().numpy(),
-    )
-
-
-def comparable(run: Run, scores: Tensor) -> Tensor:
-    """Scores (n, L) by which images can be ranked, see `evaluation.normalize`."""
-    shift_free = run.config.loss.classification == "euclidean" and run.config.evaluation.normalize
-    return scores.log_softmax(1) if shift_free else scores
-
-
-def selection_metrics(run: Run, found: Scores) -> dict[str, float]:
-    """Losses, metrics and what the regions do, on the selection split, calibrated on it."""
-    names = ("loss", *run.criterion.terms)
-    losses = dict(zip(names, found.terms.tolist(), strict=True))
-    return losses | label_metrics(run, "selection", found, calibrate(run, found)) | region_metrics(run, found)
-
-
-def finish(run: Run) -> dict[str, tuple[Scores, dict[str, float]]]:
-    """Evaluate the network as it is now (the caller has loaded the best weights) on selection and, this once, on test.
-
-    → role: its scores and its metrics; test is calibrated on selection (METHOD 7).
-    """
-    selection = evaluate(run, run.selection)
-    platt = calibrate(run, selection)
-    test = evaluate(run, run.test)
-    on_test = label_metrics(run, "test", test, platt) | region_metrics(run, test)
-    return {"selection": (selection, selection_metrics(run, selection)), "test": (test, on_test)}
-
-
-def calibrate(run: Run, selection: Scores) -> Platt | None:
-    """Per-label Platt scaling where the loss gives scores no probability of their own (METHOD 7)."""
-    if run.config.loss.classification != "euclidean":
-        return None
-    images = run.annotations("selection")
-    return Platt.fit(selection.scores, images.targets, images.difficult)
-
-
-def label_metrics(run: Run, role: str, found: Scores, platt: Platt | None) -> dict[str, float]:
-    """mAP, mAP_11, CP … OF1 and their `_all` variants of one role's scores, and the mAP of chance."""
-    images, rule = run.annotations(role), run.config.evaluation
-    likely = probabilities(found.scores, run.config.loss.classification, platt)
-    found_metrics = metrics.summary(found.scores, likely, images.targets, images.difficult, rule.top_k, rule.threshold)
-    return found_metrics | {"chance": images.chance()}
-
-
-def region_metrics(run: Run, found: Scores) -> dict[str, float]:
-    """Mirrored share, area, spread and distance to the anchors, where there are regions."""
-    if found.regions is None:
-        return {}
-    points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
-    return region_statistics(found.regions, points)
 
 
 def learning_rate(config: Training, epoch: int) -> float:

@@ -3,6 +3,7 @@
 config.yaml      the whole configuration
 metrics.json     fingerprints, best epoch, selection and test metrics, the history of epochs
 per_label.csv    AP of each label on test
+calibration.json slope and intercept of each label's probability, where it is not the sigmoid of the score
 scores.npz       ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
 """
 
@@ -22,14 +23,11 @@ from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluation.metrics import average_precision, average_precision_11
 from ram_tune.presets import from_json
-from ram_tune.training.loop import Scores
+from ram_tune.training.judging import Judged, Scores
 from ram_tune.training.run import Run
 
 CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
-FILES = (CONFIG, METRICS, PER_LABEL, SCORES)
-
-Finished = dict[str, tuple[Scores, dict[str, float]]]
-"""What `loop.finish` gives."""
+CALIBRATION = "calibration.json"
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -55,17 +53,21 @@ def read_config(folder: Path) -> Config:
     return from_json(json.dumps(tree, default=str), str(path))
 
 
-def write_results(run: Run, finished: Finished, folder: Path) -> dict[str, Any]:
+def write_results(run: Run, judged: Judged, folder: Path) -> dict[str, Any]:
     """Write all files of a finished run into `folder`; → what `metrics.json` says."""
     write(folder / CONFIG, config_yaml(run.config))
-    write(folder / SCORES, _scores(run, finished))
-    write(folder / PER_LABEL, _per_label(run, finished["test"][0]))
+    write(folder / SCORES, _scores(run, judged))
+    write(folder / PER_LABEL, _per_label(run, judged.scores["test"]))
+    if judged.platt:
+        calibration = {"slope": judged.platt.slope.tolist(), "intercept": judged.platt.intercept.tolist()}
+        write(folder / CALIBRATION, json.dumps(calibration))
     summary = {
         "fingerprint": run.fingerprint,
         "dataset": run.dataset.fingerprint,
         "best_epoch": run.best_epoch,
         "images": {role: len(run.annotations(role)) for role in ("train", "selection", "test")},
-        **{role: values for role, (_, values) in finished.items()},
+        **judged.metrics,
+        "start": run.start,
         "history": run.history,
     }
     write(folder / METRICS, json.dumps(summary, indent=1))  # last: its presence says that the run is finished
@@ -81,9 +83,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         raise BadInput(path, found=f"a damaged file ({error})", expected="what a finished run wrote") from error
 
 
-def _scores(run: Run, finished: Finished) -> bytes:
+def epochs(summary: dict[str, Any]) -> list[dict[str, float]]:
+    """The epochs of a finished run, before them as epoch 0 what its regions did at the start."""
+    return [*([{"epoch": 0, **summary["start"]}] if summary["start"] else []), *summary["history"]]
+
+
+def _scores(run: Run, judged: Judged) -> bytes:
     arrays: dict[str, np.ndarray] = {"categories": np.array(run.dataset.categories)}
-    for role, (found, _) in finished.items():
+    for role, found in judged.scores.items():
         images = run.annotations(role)
         arrays |= {
             f"{role}_ids": np.array(images.ids),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from ram_tune.config import Config, digest
 from ram_tune.data.annotations import Annotations
 from ram_tune.data.batches import Source
 from ram_tune.data.cache import feature_maps, resized_images
+from ram_tune.data.images import upright_sizes
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
@@ -42,6 +43,7 @@ class Run:
     best_epoch: int = 0
     best_value: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
+    start: dict[str, float] = field(default_factory=dict)  # `selection/…`: what its regions did before the first epoch
 
     def annotations(self, role: str) -> Annotations:
         """The images of `train`, `selection` or `test`."""
@@ -60,13 +62,30 @@ class Run:
         """The test images. Nothing but the final evaluation asks for them."""
         return self._source(self.dataset.test, mirror=False)
 
+    def whole(self, role: str) -> Source:
+        """The images of a role for views other than the centre: cached maps with those of the mirrored images, if needed."""
+        rule = self.config.evaluation
+        needed = self.config.data.crop == "map" and rule.views == "ten" and rule.mirror == "exact"
+        return self._source(self.annotations(role), mirror=needed)
+
+    def sizes(self, role: str) -> np.ndarray:
+        """(n, 2) width and height of the original images of a role."""
+        if role not in self._sizes:
+            self._sizes[role] = upright_sizes(self.annotations(role).files())
+        return self._sizes[role]
+
+    @cached_property
+    def _sizes(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @property
+    def attends(self) -> bool:
+        """Whether the model looks at regions."""
+        return hasattr(self.network.head, "regions")
+
     def autocast(self) -> contextlib.AbstractContextManager:
-        """bfloat16 where the configuration asks for it and the device has it."""
-        wanted = self.config.training.precision == "bf16"
-        able = self.device.type == "cpu" or (
-            self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted and able)
+        """See the function of this name."""
+        return autocast(self.config, self.device)
 
     def cache(self) -> None:
         """Have all that will be read in the cache, test too: a full disk is then noticed before the first epoch."""
@@ -101,7 +120,7 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
-        self.history = state["history"]
+        self.history, self.start = state["history"], state["start"]
 
     def state(self) -> dict:
         """What `restore` takes."""
@@ -112,6 +131,7 @@ class Run:
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "history": self.history,
+            "start": self.start,
         }
 
     def weights(self) -> dict:
@@ -134,7 +154,7 @@ def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:
 
     Resizes the images, unless that has been done. Raises BadInput.
     """
-    _device(config.execution.device)
+    device_of(config.execution.device)
     check(config)
     for role in ("train", "selection", "test"):
         resized_images(getattr(dataset, role), config.data, cache_dir)
@@ -155,7 +175,7 @@ def prepare(
     execution = config.execution
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    device = _device(execution.device)
+    device = device_of(execution.device)
     dataset = dataset or load(config.data, cache_dir)
     first = config.stage1_config()
     if first is None and stage1 is not None:
@@ -176,20 +196,36 @@ def prepare(
     return run
 
 
-def load_trained(config: Config, cache_dir: Path, best: Path) -> Run:
-    """A run of `config` with trained weights: `best` may come from one that differs in `evaluation`, and in nothing else.
+def load_trained(config: Config, cache_dir: Path, best: Sequence[Path], fingerprint: str) -> list[Run]:
+    """Runs with trained weights, to be evaluated as `config` says, as a run of that `fingerprint`.
 
-    Raises BadInput.
+    Each `best` comes from a training that may differ from `config` in `data` (not in its labels) and `evaluation`, and, where
+    that names several scales, in its image size. Raises BadInput for any other.
     """
     dataset = load(config.data, cache_dir)
-    content = checkpoint.load(best)
-    trained = from_json(content["config"], str(best))
-    if identity(trained.model_copy(update={"evaluation": config.evaluation}), dataset) != identity(config, dataset):
-        checkpoint.load(best, config, identity(config, dataset))  # says what differs
-    run = _assemble(config, dataset, cache_dir, _device(config.execution.device), None)
-    run.network.load_state_dict(content["network"])
-    run.epoch = run.best_epoch = content["epoch"]
-    return run
+    runs = []
+    for path in best:
+        content = checkpoint.load(path)
+        trained = from_json(content["config"], str(path))
+        size = trained.data.image_size if config.evaluation.scales else config.data.image_size
+        own = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+        if trained.model_copy(update={"evaluation": config.evaluation}).fingerprint({}) != own.fingerprint({}):
+            checkpoint.load(path, own, fingerprint)  # says what differs
+        if tuple(content["categories"]) != dataset.categories:
+            raise BadInput(
+                path,
+                found=f"a model of {len(content['categories'])} labels ({', '.join(content['categories'][:3])}, …)",
+                expected=f"the {len(dataset.categories)} labels of {dataset.name} ({', '.join(dataset.categories[:3])}, …)",
+                remedy="Evaluate it on the dataset it was trained on, or one with the same labels.",
+            )
+        backbone = own.model.backbone.model_copy(update={"weights": "none"})  # the checkpoint has them all
+        bare = own.model_copy(update={"model": own.model.model_copy(update={"backbone": backbone})})
+        run = _assemble(bare, dataset, cache_dir, device_of(config.execution.device), None)
+        run.network.load_state_dict(content["network"])
+        run.config, run.fingerprint = own, fingerprint
+        run.epoch = run.best_epoch = content["epoch"]
+        runs.append(run)
+    return runs
 
 
 def _assemble(
@@ -202,7 +238,14 @@ def _assemble(
     return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
 
 
-def _device(name: str) -> torch.device:
+def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 where the configuration asks for it and the device has it."""
+    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able and config.training.precision == "bf16")
+
+
+def device_of(name: str) -> torch.device:
+    """`auto`, or a torch device by name. Raises BadInput for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

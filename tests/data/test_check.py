@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ram_tune.config import Data
 from ram_tune.data.annotations import Annotations
-from ram_tune.data.check import main
+from ram_tune.data.check import against_published, main
+from ram_tune.data.roles import Dataset
 from ram_tune.errors import BadInput
 
 
@@ -124,3 +126,23 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]):
         main(["check", "--help"])
     output = capsys.readouterr().out
     assert caught.value.code == 0 and "examples:" in output and "--data-root" in output and "exit code" in output
+
+
+@pytest.mark.real
+def test_voc_2007_is_counted_against_what_is_published(real_data: Path, capsys: pytest.CaptureFixture[str]):
+    splits = "data.train_split=train", "data.test_split=val"
+    code, output = check(capsys, "--data", "voc2007", "--data-root", real_data, "--fast", "--set", *splits)
+    assert code == 0
+    assert "train: 2,501 images, as published" in output
+    assert "val: 2,510 images, as published" in output
+    _, output = check(capsys, "--data", "voc2007", "--data-root", real_data, "--fast", "--set", *splits, "data.limit=9")
+    assert "as published" not in output
+
+
+def test_a_part_of_a_published_dataset_is_said_to_be_one():
+    few = Annotations(Path(), ("a",), ("x",), ("x.jpg",), np.ones((1, 1), bool), np.zeros((1, 1), bool), dropped=2)
+    parts = Dataset("coco2014", few, few.take(np.array([0])), few)
+    data = Data(format="coco", train_split="train2014", test_split="val2014")
+    train, test = against_published(data, parts)
+    assert train.startswith("train2014: 6 images, not the published 82,783")
+    assert test.startswith("val2014: 3 images, not the published 40,504")

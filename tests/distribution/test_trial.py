@@ -32,7 +32,7 @@ def order(config: Config, run: str, cache: Path, desk: str, start: str = "") -> 
         run=run,
         config=config.model_dump_json(),
         cache_dir=str(cache),
-        start=start,
+        starts=[start] if start else [],
         desk=desk,
         keep_all=False,
     )

@@ -9,12 +9,11 @@ import pytest
 from rich.console import Console, RenderableType
 from scipy import stats
 
-from ram_tune.config import Config, Evaluation, Training
+from ram_tune.config import Config, Data, Evaluation, Training
 from ram_tune.search.jobs import Job, Outcome
-from ram_tune.search.report import Protocol, failures, mechanism_table, results_table
+from ram_tune.search.report import failures, mechanism_table, results_table
 from ram_tune.search.space import Published, Space
 
-OURS = Protocol("voc2007", "test", 512, "one", "network")
 ARMS = {"none": {}, "A": {}, "[b]": {}}
 
 
@@ -28,7 +27,8 @@ def space(*entries: Published) -> Space:
 
 
 def config(seed: int = 0, **values) -> Config:
-    return Config(training=Training(seed=seed), **values)
+    voc = Data(name="voc2007", image_size=512)
+    return Config(training=Training(seed=seed), data=voc, **values)
 
 
 def plan(seeds: int = 1, arms: tuple[str, ...] = ("none", "A"), per_seed: bool = False) -> list[Job]:
@@ -64,7 +64,7 @@ def words(table: RenderableType) -> str:
 
 def test_one_seed_gives_plain_values_and_a_warning():
     found = {"s0": outcome(0.596, best=24), "none0": outcome(0.641, 0.571, 0.575, 10)}
-    table = results_table(space(entry("none", mAP=89.9)), "voc2007", plan(), found, OURS)
+    table = results_table(space(entry("none", mAP=89.9)), "voc2007", plan(), found)
     assert rows(table) == [
         ["stage 1", "1", "59.6", "50.0", "60.0", "24", ""],
         ["none", "1", "64.1", "57.1", "57.5", "10", "89.9 *"],
@@ -81,7 +81,7 @@ def test_one_seed_gives_plain_values_and_a_warning():
 def test_the_interval_over_three_seeds_is_students():
     # 60, 62, 67: mean 63, s = √13 = 3.606; t(0.975, 2) = 4.303 by the table; 4.303·3.606/√3 = 8.957
     found = {f"A{seed}": outcome(value, best=seed) for seed, value in enumerate((0.60, 0.62, 0.67))}
-    table = results_table(space(), "voc2007", plan(3), found, OURS)
+    table = results_table(space(), "voc2007", plan(3), found)
     assert rows(table)[2] == ["A", "3", "63.0 ± 9.0", "50.0 ± 0.0", "60.0 ± 0.0", "1.0", ""]
     low, high = stats.t.interval(0.95, 2, loc=63, scale=stats.sem([60, 62, 67]))
     assert (high - low) / 2 == pytest.approx(8.957, abs=1e-3)
@@ -92,7 +92,7 @@ def test_the_interval_over_three_seeds_is_students():
 def test_intervals_agree_with_scipys(n):
     values = np.random.default_rng(n).uniform(0.5, 0.8, n)
     found = {f"A{seed}": outcome(value) for seed, value in enumerate(values)}
-    cell = rows(results_table(space(), "voc2007", plan(n), found, OURS))[2][2]
+    cell = rows(results_table(space(), "voc2007", plan(n), found))[2][2]
     low, high = stats.t.interval(0.95, n - 1, loc=100 * values.mean(), scale=100 * stats.sem(values))
     assert cell == f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
 
@@ -101,7 +101,7 @@ def test_intervals_agree_with_scipys(n):
 def test_an_interval_says_whether_it_contains_stage_1s_variance(per_seed):
     jobs = plan(2, per_seed=per_seed)
     found = {job.fingerprint: outcome(0.6 + 0.1 * job.seed) for job in jobs}
-    table = results_table(space(), "voc2007", jobs, found, OURS)
+    table = results_table(space(), "voc2007", jobs, found)
     # t(0.975, 1) = 12.706; 12.706·(10/√2)/√2 = 63.5
     assert rows(table)[0][:3] == (["stage 1", "2", "65.0 ± 63.5"] if per_seed else ["stage 1", "1", "60.0"])
     text = words(table)
@@ -113,7 +113,7 @@ def test_a_shared_stage_1_is_seen_through_the_model_that_is_evaluated():
     trained = [Job("train", "(trained for A)", config(seed), f"t{seed}", "data", ("s0",)) for seed in (0, 1)]
     evaluated = [Job("evaluate", "A", config(seed), f"A{seed}", "data", (f"t{seed}",)) for seed in (0, 1)]
     found = {f"t{seed}": outcome(0.1) for seed in (0, 1)} | {f"A{seed}": outcome(0.6) for seed in (0, 1)}
-    table = results_table(space(entry("A")), "voc2007", [*plan(arms=()), *trained, *evaluated], found, OURS)
+    table = results_table(space(entry("A")), "voc2007", [*plan(arms=()), *trained, *evaluated], found)
     assert [row[:3] for row in rows(table)] == [["stage 1", "0 of 1", "–"], ["A", "2", "60.0 ± 0.0"]]
     assert "whose variance it excludes" in words(table)
 
@@ -127,7 +127,7 @@ def test_missing_seeds_are_counted_and_arms_without_any_say_why():
         "[b]0": Outcome(),
         "[b]1": Outcome(error="no"),
     }
-    table = results_table(space(), "voc2007", plan(2, tuple(ARMS)), found, OURS)
+    table = results_table(space(), "voc2007", plan(2, tuple(ARMS)), found)
     assert [row[:3] for row in rows(table)] == [
         ["stage 1", "0 of 1", "–"],
         ["none", "1 of 2", "60.0"],
@@ -140,7 +140,7 @@ def test_stages_1_that_differ_are_no_seeds_of_one():
     firsts = [Job("stage1", "stage 1", config(evaluation=Evaluation(top_k=k)), f"s{k}", "data") for k in (3, 4)]
     runs = [Job("train", arm, config(), arm, "data", (f"s{k}",)) for arm, k in (("none", 3), ("A", 4), ("[b]", 4))]
     found = {job.fingerprint: outcome(0.6) for job in (*firsts, *runs)}
-    table = results_table(space(), "voc2007", [*firsts, *runs], found, OURS)
+    table = results_table(space(), "voc2007", [*firsts, *runs], found)
     assert [row[:2] for row in rows(table)][:2] == [["stage 1 of none", "1"], ["stage 1 of A, [b]", "1"]]
 
 
@@ -148,7 +148,7 @@ def test_published_numbers_are_marked_unless_measured_exactly_so():
     same = entry("none", mAP=71.0, views="one", classifier="network")
     elsewhere = entry("[b]", dataset="coco2014", split="val2014")
     known = entry("none"), same, entry("none", dataset="coco2014"), entry("A"), elsewhere
-    table = results_table(space(*known), "voc2007", plan(arms=tuple(ARMS)), {}, OURS)
+    table = results_table(space(*known), "voc2007", plan(arms=tuple(ARMS)), {})
     assert [row[-1] for row in rows(table)] == ["", "71.0", "90.0 *", "90.0 **"]
     text = words(table)
     assert " * RMA Table 4: voc2007 test, N=512, ten views, svm" in text
@@ -158,7 +158,7 @@ def test_published_numbers_are_marked_unless_measured_exactly_so():
 @pytest.mark.parametrize("changed", [{"split": "val"}, {"scale": 640}, {"views": "ten"}, {"classifier": "svm"}])
 def test_any_difference_in_the_protocol_marks(changed):
     known = entry("A", **{"views": "one", "classifier": "network", **changed})
-    assert rows(results_table(space(known), "voc2007", plan(), {}, OURS))[2][-1] == "90.0 *"
+    assert rows(results_table(space(known), "voc2007", plan(), {}))[2][-1] == "90.0 *"
 
 
 def regions(epoch: int, mirrored: float, area: float, distance: float | None = None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -54,9 +55,15 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     assert arm.data.tags["ram_tune.worker.threads"] == "1"
     for name in (
         *("train/loss", "train/scale", "train/learning_rate", "train/images_per_second", "system/cpu_cores"),
-        *(f"selection/{metric}" for metric in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1", "mirrored_share")),
+        *(f"selection/{metric}" for metric in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")),
     ):
         assert searches.epochs(arm, name) == [1, 2, 3], name
+    for name in ("mirrored_share", "region_area", "anchor_distance", "redundancy"):
+        assert searches.epochs(arm, f"selection/{name}") == [0, 1, 2, 3], name  # 0: before training
+    pictures_there = [item.path for item in client.list_artifacts(arm.info.run_id, "images")]
+    for step in (1, 2, 3):  # what MLflow's image slider shows
+        found = [path for path in pictures_there if re.search(rf"regions[%+]step[%+]{step}[%+]", path)]
+        assert len(found) == 2, pictures_there  # the picture, and a small one
     files = {item.path for item in client.list_artifacts(arm.info.run_id)}
     assert {"config.yaml", "metrics.json", "per_label.csv", "scores.npz"} <= files
     # An arm that differs only in its evaluation was not trained again.
@@ -71,6 +78,10 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())["test"]
     for name in ("mAP", "CF1", "OF1"):
         assert arm.data.metrics[f"test/{name}"] == pytest.approx(plain[name], abs=1e-9)
+    assert "is registered in MLflow as three-labels" in done.stdout
+    (version,) = client.search_model_versions("name = 'three-labels'")
+    assert version.run_id in {run.info.run_id for run in children.values()}
+
     row = next(line for line in done.stdout.splitlines() if line.startswith("│ A+S+P"))
     assert f" {100 * plain['mAP']:.1f} " in row
     assert "91.3 *" in row
@@ -81,14 +92,14 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
 def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
     """`--workers 0`: the runs share a process, so that this takes seconds."""
     searches.fields = [field for field in searches.fields if "epochs" not in field]
-    searches.fields += ["training.epochs=40", "stage1.epochs=2"]
+    searches.fields += ["training.epochs=24", "stage1.epochs=2"]
     options = "--workers", "0", "--concurrency", "1", "--arms", "none", "A+S"
 
     first = searches.start("constraints", *options)
     lines = []
     for line in first.stdout:
         lines.append(line)
-        if line.startswith("none") and "epoch   3/40" in line:
+        if line.startswith("none") and "epoch   3/24" in line:
             first.send_signal(signal.SIGINT)
             break
     lines += list(first.stdout)
@@ -98,16 +109,16 @@ def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
     assert parent.info.status == children["none · seed 0"].info.status == "KILLED"
     reached = searches.epochs(children["none · seed 0"])
     assert reached == list(range(1, len(reached) + 1))
-    assert 3 <= len(reached) < 40
+    assert 3 <= len(reached) < 24
 
     second = searches.run("constraints", *options)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "1 of them finished before" in second.stdout  # stage 1
-    assert "epoch   1/40" not in "".join(line for line in second.stdout.splitlines() if line.startswith("none"))
+    assert "epoch   1/24" not in "".join(line for line in second.stdout.splitlines() if line.startswith("none"))
     parent, children = searches.children("constraints-labels")
     assert set(children) == {"stage 1", "none · seed 0", "A+S · seed 0"}
     for name in ("none · seed 0", "A+S · seed 0"):
-        assert searches.epochs(children[name]) == list(range(1, 41))
+        assert searches.epochs(children[name]) == list(range(1, 25))
         assert children[name].info.status == "FINISHED"
 
     third = searches.run("constraints", *options)

@@ -13,8 +13,9 @@ from ram_tune.data.batches import training_batches
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.training import checkpoint
+from ram_tune.training.judging import NotFiniteError, finish
 from ram_tune.training.local import train_in_folder
-from ram_tune.training.loop import NotFiniteError, finish, fit, learning_rate, optimise, train_epoch
+from ram_tune.training.loop import fit, learning_rate, optimise, train_epoch
 from ram_tune.training.run import Run, prepare
 
 
@@ -104,7 +105,7 @@ def test_nothing_but_the_final_evaluation_reads_test(config, tmp_path, monkeypat
     run = prepare(changed(config, "stage1.epochs=0"), tmp_path)
     for _ in fit(run):
         assert run.dataset.test.ids not in read
-    finish(run)
+    finish([run])
     assert read.count(run.dataset.test.ids) == 1
 
 

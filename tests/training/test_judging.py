@@ -1,0 +1,193 @@
+"""The final evaluation: views, scales and classifiers, against what their parts say by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from sklearn.svm import LinearSVC
+
+from ram_tune.config import Config
+from ram_tune.errors import BadInput
+from ram_tune.evaluate import main
+from ram_tune.presets import configure, from_fields, parse_set
+from ram_tune.training.judging import evaluate, finish
+from ram_tune.training.local import train_in_folder
+from ram_tune.training.run import Run, load_trained
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory) -> dict[int, Path]:
+    """Folders of runs at two image sizes."""
+    place = tmp_path_factory.mktemp("trained")
+    found = {}
+    for size in (64, 96):
+        train_in_folder(at(pictures, size), place / str(size), place / "cache")
+        found[size] = place / str(size)
+    return found
+
+
+TINY = [
+    *(
+        "data.selection_split=selection",
+        "data.crop_margin=32",
+        "model.backbone.name=small",
+        "model.backbone.weights=none",
+    ),
+    *("model.regions=2", "model.sample_size=3", "model.projection_size=16", "model.hidden_size=16"),
+    *("model.feature_size=16", "training.epochs=2", "training.batch_size=8", "training.learning_rate=1e-3"),
+    *("training.precision=fp32", "stage1.epochs=0", "execution.threads=1"),
+]
+
+
+def at(pictures: Path, size: int, *more: str) -> Config:
+    return configure(str(pictures), overrides=parse_set([*TINY, f"data.image_size={size}", *more]))
+
+
+def best(folder: Path) -> Path:
+    return folder / "checkpoint" / "best.pt"
+
+
+def runs(
+    trained: dict[int, Path], pictures: Path, tmp_path: Path, *more: str, sizes: tuple[int, ...] = (64,)
+) -> list[Run]:
+    scales = f"evaluation.scales=[{','.join(map(str, sizes))}]" if len(sizes) > 1 else "evaluation.scales=[]"
+    config = at(pictures, sizes[0], scales, *more)
+    return load_trained(config, tmp_path, [best(trained[size]) for size in sizes], "x")
+
+
+def test_one_view_by_the_network_is_what_training_reported(trained, pictures, tmp_path):
+    judged = finish(runs(trained, pictures, tmp_path))
+    reported = json.loads((trained[64] / "metrics.json").read_text())
+    assert judged.metrics["test"] == pytest.approx(reported["test"])
+    assert judged.platt is not None  # the Euclidean loss's scores have no probability of their own
+    kept = json.loads((trained[64] / "calibration.json").read_text())
+    np.testing.assert_allclose(judged.platt.slope, kept["slope"])
+
+
+def test_ten_views_are_the_mean_of_ten_passes(trained, pictures, tmp_path):
+    (run,) = runs(trained, pictures, tmp_path, "evaluation.views=ten", "evaluation.normalize=off")
+    judged = finish([run])
+    images = torch.from_numpy(run.test.array[:].copy())
+    wanted = np.zeros_like(judged.scores["test"].scores)
+    with torch.inference_mode():
+        for pixels in (images, images.flip(2)):
+            f = run.network.backbone(pixels)
+            places = [(0, 0), (2, 0), (0, 2), (2, 2), (1, 1)]  # cells: a margin of 32 pixels is two
+            for x, y in places:
+                wanted += run.network.head(f[:, :, y : y + 2, x : x + 2]).scores.numpy() / 10
+    np.testing.assert_allclose(judged.scores["test"].scores, wanted, atol=1e-5)
+
+
+def test_svms_are_scikit_learns_on_the_representations_of_train(trained, pictures, tmp_path):
+    (run,) = runs(trained, pictures, tmp_path, "evaluation.classifier=svm", "evaluation.svm_c=[1]")
+    judged = finish([run])
+    assert judged.platt is None
+
+    def representations(role: str) -> np.ndarray:
+        images = torch.from_numpy(getattr(run, role).array[:, 16:48, 16:48].copy())
+        with torch.inference_mode():
+            features = run.network(images).features
+        z = features.amax(1).numpy().astype(float)
+        return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+
+    targets = run.annotations("train").targets
+    for label in range(targets.shape[1]):
+        machine = LinearSVC(C=1.0, dual=False).fit(representations("train"), targets[:, label])
+        wanted = machine.decision_function(representations("test"))
+        np.testing.assert_allclose(judged.scores["test"].scores[:, label], wanted, atol=1e-3)
+    found = judged.scores["test"].scores
+    areas = [average_precision_score(run.annotations("test").targets[:, i], found[:, i]) for i in range(3)]
+    assert judged.metrics["test"]["mAP"] == pytest.approx(np.mean(areas))
+
+
+@pytest.mark.parametrize("classifier", ["network", "svm"])
+def test_two_scales_are_the_mean_of_their_decisions(trained, pictures, tmp_path, classifier):
+    rule = f"evaluation.classifier={classifier}", "evaluation.views=ten", "evaluation.svm_c=[1]"
+    both = finish(runs(trained, pictures, tmp_path, *rule, sizes=(64, 96)))
+    each = [finish(runs(trained, pictures, tmp_path, *rule, sizes=(size,))) for size in (64, 96)]
+    wanted = np.mean([one.scores["test"].scores for one in each], axis=0)
+    np.testing.assert_allclose(both.scores["test"].scores, wanted, atol=1e-5)
+
+
+def test_scales_side_by_side_are_another_classifier(trained, pictures, tmp_path):
+    rule = "evaluation.classifier=svm", "evaluation.svm_c=[1]"
+    apart = finish(runs(trained, pictures, tmp_path, *rule, sizes=(64, 96)))
+    beside = finish(runs(trained, pictures, tmp_path, *rule, "evaluation.scale_fusion=concatenate", sizes=(64, 96)))
+    assert apart.scores["test"].scores.shape == beside.scores["test"].scores.shape
+    assert not np.allclose(apart.scores["test"].scores, beside.scores["test"].scores)
+
+
+def test_what_was_seen_is_kept_and_shared_by_classifiers(trained, pictures, tmp_path, monkeypatch):
+    finish(runs(trained, pictures, tmp_path, "evaluation.views=ten"))
+    monkeypatch.setattr("ram_tune.training.judging.represent", lambda *_: pytest.fail("seen again"))
+    finish(runs(trained, pictures, tmp_path, "evaluation.views=ten"))
+    with pytest.raises(pytest.fail.Exception):  # train has not been seen yet: only SVMs need it
+        finish(runs(trained, pictures, tmp_path, "evaluation.views=ten", "evaluation.classifier=svm"))
+
+
+def test_cached_maps_of_ten_views_have_their_mirrors(pictures, tmp_path):
+    more = "data.crop=map", "model.backbone.trainable=none", "stage1.trainable=none"
+    config = at(pictures, 64, *more, "evaluation.views=ten")
+    summary = train_in_folder(config, tmp_path / "maps", tmp_path / "cache")
+    again = finish(load_trained(config, tmp_path / "cache", [best(tmp_path / "maps")], "x"))
+    assert again.metrics["test"]["mAP"] == pytest.approx(summary["test"]["mAP"])
+
+
+def test_a_whole_image_on_cached_maps_trains_in_single_precision(pictures, tmp_path):
+    more = "data.crop=map", "model.backbone.trainable=none", "model.name=whole_image"
+    summary = train_in_folder(at(pictures, 64, *more), tmp_path / "maps", tmp_path / "cache")
+    assert summary["start"] == {}
+
+
+def test_models_of_other_settings_or_labels_are_refused(trained, pictures, tmp_path):
+    with pytest.raises(BadInput, match=r"model\.regions 2 there, 3 here"):
+        load_trained(at(pictures, 64, "model.regions=3"), tmp_path, [best(trained[64])], "x")
+    other = tmp_path / "two.csv"
+    lines = pictures.read_text().replace("blue", "red").splitlines()
+    other.write_text("\n".join([lines[0], *(line.replace("red;red", "red") for line in lines[1:])]))
+    config = from_fields(at(pictures, 64).flat() | {"data.file": str(other)})
+    with pytest.raises(BadInput, match=r"a model of 3 labels.*expected the 2 labels"):
+        load_trained(config, tmp_path, [best(trained[64])], "x")
+
+
+def test_the_start_is_what_the_regions_do_before_training(trained, pictures, tmp_path):
+    from ram_tune.training.judging import region_metrics
+    from ram_tune.training.run import prepare
+
+    summary = json.loads((trained[64] / "metrics.json").read_text())
+    run = prepare(at(pictures, 64), tmp_path)
+    wanted = region_metrics(run, "selection", evaluate(run, run.selection))
+    assert {name.removeprefix("selection/"): value for name, value in summary["start"].items()} == pytest.approx(wanted)
+
+
+def test_the_command_line_prints_and_keeps_what_it_found(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--views", "ten", "--classifier", "svm", "--cache-dir", "cache", "--out", "out"]
+    assert main([str(trained[64]), str(trained[96]), *options, "--scales", "64,96"]) == 0
+    said = capsys.readouterr().out
+    assert "N=64, 96, ten views, svm" in said
+    assert {"metrics.json", "per_label.csv", "scores.npz"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
+    assert f"{100 * found['mAP']:.1f}" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere"),
+        (["{64}", "{64}"], "models of the scales"),
+        (["{64}", "--scales", "64,96"], r"models of the scales \[64\]"),
+        (["{64}", "--split", "nosuch"], "nosuch"),
+        (["{64}", "--set", "model.regions=3"], "model.regions"),
+    ],
+)
+def test_bad_input(trained, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    arguments = [text.replace("{64}", str(trained[64])) for text in arguments]
+    with pytest.raises(BadInput, match=words):
+        main([*arguments, "--cache-dir", "cache"])
