@@ -20,7 +20,7 @@ from ram_tune.search.lease import Held
 from ram_tune.search.record import About, Record
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
-from ram_tune.training.results import METRICS, epochs
+from ram_tune.training.results import METRICS
 
 MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
@@ -159,7 +159,7 @@ def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float
     for run, outcome in outcomes.items():
         path = Path(outcome.checkpoint) / METRICS
         if outcome.checkpoint and path.is_file():
-            found[run] = epochs(json.loads(path.read_text()))
+            found[run] = json.loads(path.read_text())["history"]
     return found
 
 
