@@ -111,6 +111,11 @@ def _configuration(weights: Sequence[Path], texts: Sequence[str], options: argpa
     return from_fields({**configs[0].flat(), **values, **parse_set(options.set)})
 
 
+def sizes(text: str) -> list[int]:
+    """`512,640` → both."""
+    return [int(part) for part in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ram_tune.evaluate",
@@ -125,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classifier", choices=("network", "svm"), help="what decides")
     parser.add_argument(
         "--scales",
-        type=lambda text: [int(part) for part in text.split(",")],
+        type=sizes,
         metavar="N,N",
         help="as a check on the RUNs",
     )

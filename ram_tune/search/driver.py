@@ -90,7 +90,8 @@ def carry_out(
 
     from ram_tune.distribution import desk as desks
     from ram_tune.search.books import open_books
-    from ram_tune.search.executor import execute, layout, ray_cluster
+    from ram_tune.search.executor import Work, execute, ray_cluster
+    from ram_tune.search.layout import layout
 
     todo = {job.fingerprint for job in to_do(jobs, known)}
     for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
@@ -103,10 +104,11 @@ def carry_out(
         here = str(Path.cwd())
         books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here)
         desk = desks.start(name, open_books, *books)
-        run = (queue, laid_out, desk, name, places.folder, places.cache_dir, dict(known))
+        made = {run: outcome.checkpoint for run, outcome in known.items()}
+        work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, manner.keep == "all")
         try:
             with Display(console, jobs, len(queue.finished)) as display:
-                ended = execute(*run, display.handle, keep_all=manner.keep == "all")
+                ended = execute(work, display.handle)
         except BaseException:  # Ctrl-C twice, or a fault of ours: the record is to say so
             ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
             raise

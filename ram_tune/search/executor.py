@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +26,12 @@ from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConf
 from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue
+from ram_tune.search.layout import Layout, Node, fits
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
-ROUNDING = 1e-6  # five workers of 0.2 GPUs fit one
 POLL_SECONDS = 0.3
 MAX_LOSSES = 2
 """How often a run may lose the process that drives it and go on from its last checkpoint."""
-
-Node = Mapping[str, float]
-"""CPUs and GPUs of one machine of the cluster."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How jobs are laid out on a cluster."""
-
-    nodes: tuple[Node, ...]
-    resources: dict[str, dict[str, float]]  # fingerprint → CPU and GPU of its worker
-    at_once: int
 
 
 @contextmanager
@@ -73,87 +61,32 @@ def ray_cluster(address: str = "") -> Iterator[tuple[Node, ...]]:
         ray.shutdown()
 
 
-def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> Layout:
-    """What each job's worker gets, and how many jobs run at once (at most `concurrency`, where that is not 0).
+@dataclass(frozen=True)
+class Work:
+    """What is to be run, where, and whom it is told."""
 
-    A job gets what its `execution` fields ask for: CPUs else an equal share of the cluster for each job of its kind that can
-    run at once, a GPU where there are any. Shares follow from the whole plan, not from what is left of it, so that a search
-    that goes on computes with as many threads as before. Raises BadInput for a job that no node could ever hold.
+    queue: Queue
+    laid_out: Layout
+    desk: Any  # the actor
+    desk_name: str
+    folder: Path  # the study's
+    cache_dir: Path
+    checkpoints: Mapping[str, str]  # fingerprint → folder of what earlier searches finished
+    keep_all: bool
+
+
+def execute(work: Work, handle: Callable[[Event], None]) -> dict[str, Outcome]:
+    """Run what the queue hands out → how each ended. Jobs that need a failed one are not run, and fail.
+
+    `handle` is told of all that happens. Ctrl-C (or SIGTERM) once: running jobs end at their epoch and can go on later;
+    twice: KeyboardInterrupt.
     """
-    most_gpus = max(node["GPU"] for node in nodes)
-    resources: dict[str, dict[str, float]] = {}
-    for job in jobs:
-        execution = job.config.execution
-        gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
-        alike = sum((other.kind == "stage1") == (job.kind == "stage1") for other in jobs)
-        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike))
-        resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
-        _require_room(job, resources[job.fingerprint], nodes)
-    fits = max(_holds(nodes, **needed) for needed in resources.values())
-    return Layout(tuple(nodes), resources, min(concurrency or fits, fits))
-
-
-def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:
-    """The most CPUs, one at least, with which as many of `jobs` alike run at once as with one CPU each."""
-    wanted = min(jobs, _holds(nodes, CPU=1, GPU=gpus))
-    most = int(max(node["CPU"] for node in nodes))
-    return float(next((n for n in range(most, 1, -1) if _holds(nodes, CPU=n, GPU=gpus) >= max(wanted, 1)), 1))
-
-
-def _holds(nodes: Sequence[Node], **needed: float) -> int:
-    """How many workers that need this the machines hold at once."""
-    return sum(int(min(node[name] / amount + ROUNDING for name, amount in needed.items() if amount)) for node in nodes)
-
-
-def fits(nodes: Sequence[Node], workers: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the machines hold all these workers at once, the largest placed first."""
-    free = [dict(node) for node in nodes]
-    for needed in sorted(workers, key=lambda one: (one["GPU"], one["CPU"]), reverse=True):
-        for node in free:
-            if all(node[name] + ROUNDING >= amount for name, amount in needed.items()):
-                for name, amount in needed.items():
-                    node[name] -= amount
-                break
-        else:
-            return False
-    return True
-
-
-def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) -> None:
-    if any(all(node[name] >= needed[name] for name in needed) for node in nodes):
-        return
-    wanted = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
-    there = "; ".join(", ".join(f"{amount:g} {name}" for name, amount in node.items()) for node in nodes)
-    raise BadInput(
-        "execution.cpus_per_worker, execution.gpus_per_worker",
-        found=f"{wanted} for each run",
-        expected=f"what one machine has ({there})",
-        remedy="The run could never start. Ask for less.",
-    )
-
-
-def execute(
-    queue: Queue,
-    laid_out: Layout,
-    desk: Any,
-    desk_name: str,
-    folder: Path,
-    cache_dir: Path,
-    outcomes: dict[str, Outcome],
-    handle: Callable[[Event], None],
-    keep_all: bool = False,
-) -> dict[str, Outcome]:
-    """Run what `queue` hands out → how each ended. Jobs that need a failed one are not run, and fail.
-
-    `outcomes` are those of earlier searches; `handle` is told of all that happens. Ctrl-C (or SIGTERM) once: running jobs end
-    at their epoch and can go on later; twice: KeyboardInterrupt.
-    """
-    feed = _Feed(queue, laid_out, desk, desk_name, folder, cache_dir, outcomes, keep_all)
+    feed = _Feed(work)
     # More trials than fit would only start drivers that wait.
     config = tune.TuneConfig(
         search_alg=feed,
         num_samples=-1,
-        max_concurrent_trials=laid_out.at_once,
+        max_concurrent_trials=work.laid_out.at_once,
         reuse_actors=True,  # also under Ray Train: nothing is stopped from outside
         trial_dirname_creator=lambda trial: f"{trial.config['job']['order']['run']}-{trial.trial_id}",
     )
@@ -163,16 +96,16 @@ def execute(
         tune_config=config,
         run_config=tune.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=str(folder / "tune"),
+            storage_path=str(work.folder / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    with _interruptible(queue, handle) as stopping, _listening(desk, queue, handle, stopping):
+    with _interruptible(work.queue, handle) as stopping, _listening(work.desk, work.queue, handle, stopping):
         try:
             tuner.fit()
         except BaseException:
-            queue.close()
+            work.queue.close()
             feed.abandon()
             raise
     return feed.ended
@@ -187,21 +120,10 @@ def _trial_resources(config: dict[str, TrialConfig]) -> tune.PlacementGroupFacto
 class _Feed(Searcher):
     """Hands the queue's jobs to Tune, and tells queue and desk how they ended."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        laid_out: Layout,
-        desk: Any,
-        desk_name: str,
-        folder: Path,
-        cache_dir: Path,
-        outcomes: Mapping[str, Outcome],
-        keep_all: bool,
-    ):
+    def __init__(self, work: Work):
         super().__init__()
-        self.queue, self.laid_out, self.desk, self.desk_name = queue, laid_out, desk, desk_name
-        self.folder, self.cache_dir, self.keep_all = folder, cache_dir, keep_all
-        self.checkpoints = {run: outcome.checkpoint for run, outcome in outcomes.items()}
+        self.work, self.queue, self.desk = work, work.queue, work.desk
+        self.checkpoints = dict(work.checkpoints)
         self.running: dict[str, Job] = {}  # Tune's trial id → job
         self.lost: Counter[str] = Counter()
         self.ended: dict[str, Outcome] = {}
@@ -216,19 +138,21 @@ class _Feed(Searcher):
             kind=job.kind,
             run=job.fingerprint,
             config=job.config.model_dump_json(),
-            cache_dir=str(self.cache_dir),
+            cache_dir=str(self.work.cache_dir),
             starts=[self.checkpoints[need] for need in job.needs],
-            desk=self.desk_name,
-            keep_all=self.keep_all,
+            desk=self.work.desk_name,
+            keep_all=self.work.keep_all,
         )
-        needed = self.laid_out.resources[job.fingerprint]
+        needed = self.work.laid_out.resources[job.fingerprint]
         workers = job.config.execution.workers
-        return {"job": TrialConfig(order=order, storage=str(self.folder / RUNS), workers=workers, resources=needed)}
+        return {
+            "job": TrialConfig(order=order, storage=str(self.work.folder / RUNS), workers=workers, resources=needed)
+        }
 
     def _has_room(self, job: Job) -> bool:
         """A driver that waits beside a running job would hold nothing, and start nothing."""
-        at_work = [self.laid_out.resources[other.fingerprint] for other in self.running.values()]
-        return fits(self.laid_out.nodes, [*at_work, self.laid_out.resources[job.fingerprint]]) or not at_work
+        at_work = [self.work.laid_out.resources[other.fingerprint] for other in self.running.values()]
+        return fits(self.work.laid_out.nodes, [*at_work, self.work.laid_out.resources[job.fingerprint]]) or not at_work
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)
@@ -262,9 +186,6 @@ class _Feed(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study remembers."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search goes on from its study, in a fresh Tuner")
 
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its searcher; this one lives in the driver only

@@ -52,6 +52,6 @@ def load(path: Path) -> Any:
     """The content of a YAML file. Raises BadInput for what is not YAML, and naming the line of a name that is none."""
     try:
         with path.open("rb") as stream:
-            return yaml.load(stream, Loader=_Strict)
+            return _Strict(stream).get_single_data()  # safe_load's own way, with a loader that is stricter still
     except _UNREADABLE as error:
         raise BadInput(path, found=f"what is not YAML ({error})", expected="a search space") from error

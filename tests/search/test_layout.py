@@ -8,8 +8,8 @@ import pytest
 
 from ram_tune.config import Config, Execution
 from ram_tune.errors import BadInput
-from ram_tune.search.executor import fits, layout
 from ram_tune.search.jobs import Job
+from ram_tune.search.layout import fits, layout
 
 
 def jobs(count: int, kind: Any = "train", **execution: Any) -> list[Job]:

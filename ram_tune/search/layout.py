@@ -1,0 +1,82 @@
+"""What each job gets of a cluster, and how many run at once. Pure arithmetic: nothing here knows Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ram_tune.errors import BadInput
+from ram_tune.search.jobs import Job
+
+ROUNDING = 1e-6  # five workers of 0.2 GPUs fit one
+
+Node = Mapping[str, float]
+"""CPUs and GPUs of one machine of the cluster."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How jobs are laid out on a cluster."""
+
+    nodes: tuple[Node, ...]
+    resources: dict[str, dict[str, float]]  # fingerprint → CPU and GPU of its worker
+    at_once: int
+
+
+def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> Layout:
+    """What each job's worker gets, and how many jobs run at once (at most `concurrency`, where that is not 0).
+
+    A job gets what its `execution` fields ask for: CPUs else an equal share of the cluster for each job of its kind that can
+    run at once, a GPU where there are any. Shares follow from the whole plan, not from what is left of it, so that a search
+    that goes on computes with as many threads as before. Raises BadInput for a job that no node could ever hold.
+    """
+    most_gpus = max(node["GPU"] for node in nodes)
+    resources: dict[str, dict[str, float]] = {}
+    for job in jobs:
+        execution = job.config.execution
+        gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
+        alike = sum((other.kind == "stage1") == (job.kind == "stage1") for other in jobs)
+        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike))
+        resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
+        _require_room(job, resources[job.fingerprint], nodes)
+    most = max(_holds(nodes, **needed) for needed in resources.values())
+    return Layout(tuple(nodes), resources, min(concurrency or most, most))
+
+
+def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:
+    """The most CPUs, one at least, with which as many of `jobs` alike run at once as with one CPU each."""
+    wanted = min(jobs, _holds(nodes, CPU=1, GPU=gpus))
+    most = int(max(node["CPU"] for node in nodes))
+    return float(next((n for n in range(most, 1, -1) if _holds(nodes, CPU=n, GPU=gpus) >= max(wanted, 1)), 1))
+
+
+def _holds(nodes: Sequence[Node], **needed: float) -> int:
+    """How many workers that need this the machines hold at once."""
+    return sum(int(min(node[name] / amount + ROUNDING for name, amount in needed.items() if amount)) for node in nodes)
+
+
+def fits(nodes: Sequence[Node], workers: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the machines hold all these workers at once, the largest placed first."""
+    free = [dict(node) for node in nodes]
+    for needed in sorted(workers, key=lambda one: (one["GPU"], one["CPU"]), reverse=True):
+        for node in free:
+            if all(node[name] + ROUNDING >= amount for name, amount in needed.items()):
+                for name, amount in needed.items():
+                    node[name] -= amount
+                break
+        else:
+            return False
+    return True
+
+
+def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) -> None:
+    if any(all(node[name] >= needed[name] for name in needed) for node in nodes):
+        return
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
+    there = "; ".join(", ".join(f"{amount:g} {name}" for name, amount in node.items()) for node in nodes)
+    raise BadInput(
+        "execution.cpus_per_worker, execution.gpus_per_worker",
+        found=f"{wanted} for each run",
+        expected=f"what one machine has ({there})",
+        remedy="The run could never start. Ask for less.",
+    )
