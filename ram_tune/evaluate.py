@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ram_tune.config import Config, digest
-from ram_tune.errors import BadInput, command_line
+from ram_tune.errors import BadInput, command_line, error_line
 from ram_tune.options import add_cache_option, add_set_option, cache_dir, make_folder, results_dir
 from ram_tune.presets import from_fields, from_json, parse_set
 
@@ -22,6 +23,7 @@ examples:
   python -m ram_tune.evaluate ram_tune_runs/FOLDER --views ten --classifier svm
   python -m ram_tune.evaluate RUN512 RUN640 --views ten --classifier svm       two scales, fused
   python -m ram_tune.evaluate 0123456789abcdef0123456789abcdef --split val     a run in MLflow, another split
+  python -m ram_tune.evaluate RUN --address 10.0.0.1:6379                      in a worker of that cluster
 
 RUN: the folder of a run, its best.pt, or the id of its run in MLflow ($MLFLOW_TRACKING_URI, else mlflow.db in this folder)"""
 
@@ -42,16 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     identity = digest([config.flat(), [str(path) for path in weights]])
     folder = make_folder((options.out or results_dir(None) / f"evaluation-{identity[:8]}").absolute(), "--out")
 
-    from ram_tune.training.judging import finish
-    from ram_tune.training.results import write_results
-    from ram_tune.training.run import load_trained
-
     started = time.perf_counter()
-    runs = load_trained(config, caches, weights, identity)
-    summary = write_results(runs[0], finish(runs), folder)
+    summary = (_on_cluster if options.address else _here)(config, weights, caches, identity, folder, options.address)
     console = Console()
     images = summary["images"]["test"]
-    scales = ", ".join(str(run.config.data.image_size) for run in runs)
+    scales = ", ".join(map(str, config.evaluation.scales or [config.data.image_size]))
     rule = config.evaluation
     how = f"N={scales}, {rule.views} view{'s' if rule.views == 'ten' else ''}, {rule.classifier}"
     console.print(figures_table(summary["test"], f"{config.data.test_split}, {images} images: {how}, in percent"))
@@ -59,6 +56,58 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(table)
     console.print(f"{time.perf_counter() - started:.0f} s; files in {folder}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _here(config: Config, weights: list[Path], caches: Path, identity: str, folder: Path, _: str) -> dict[str, Any]:
+    """The evaluation in this process → its `metrics.json`; all files are in `folder`."""
+    from ram_tune.training.judging import finish
+    from ram_tune.training.results import write_results
+    from ram_tune.training.run import load_trained
+
+    runs = load_trained(config, caches, weights, identity)
+    return write_results(runs[0], finish(runs), folder)
+
+
+def _on_cluster(
+    config: Config, weights: list[Path], caches: Path, identity: str, folder: Path, address: str
+) -> dict[str, Any]:
+    """The same in a worker of a Ray cluster, with all the CPUs and GPUs that one may have there.
+
+    Weights and `folder` must be where every node sees them. Raises BadInput.
+    """
+    from ram_tune.distribution.trial import TrialConfig, run_job
+    from ram_tune.distribution.worker import Order
+    from ram_tune.search.executor import ray_cluster, read_outcome
+    from ram_tune.search.jobs import Job
+    from ram_tune.search.layout import layout
+    from ram_tune.training import checkpoint
+    from ram_tune.training.results import read_summary
+
+    for path in weights:
+        if path.name != checkpoint.BEST:
+            raise BadInput("RUN", found=path, expected=f"a run's folder or its {checkpoint.BEST}, with --address")
+    with ray_cluster(address) as nodes:
+        order = Order(
+            kind="evaluate",
+            run=identity,
+            config=config.model_dump_json(),
+            cache_dir=str(caches),
+            starts=[str(path.absolute().parent) for path in weights],
+            desk="",  # nobody follows it
+            keep_all=False,
+        )
+        resources = layout([Job("evaluate", "evaluation", config, identity, "")], nodes).resources[identity]
+        ended = run_job(TrialConfig(order=order, storage=str(folder), workers=1, resources=resources))
+        outcome, _ = read_outcome(ended["checkpoint"])
+    summary = read_summary(Path(ended["checkpoint"])) if outcome.state == "finished" else None
+    if summary is None:
+        problem = error_line(ended["error"] or outcome.error or "it left no result")
+        raise BadInput(f"--address {address}", found=problem, expected="an evaluation that ends")
+    for file in Path(ended["checkpoint"]).iterdir():
+        if file.suffix != ".pt":
+            file.replace(folder / file.name)
+    shutil.rmtree(folder / identity)
+    return summary
 
 
 def figures_table(test: Mapping[str, float], title: str) -> Table:
@@ -133,6 +182,13 @@ def _parser() -> argparse.ArgumentParser:
         type=sizes,
         metavar="N,N",
         help="as a check on the RUNs",
+    )
+    parser.add_argument(
+        "--address",
+        default="",
+        metavar="HOST:PORT",
+        help="a running Ray cluster, in a worker of which it is done (default: this process); RUN and --out must be on "
+        "storage that all nodes share",
     )
     parser.add_argument("--split", metavar="NAME", help="the split to test on (default: the run's own)")
     add_set_option(parser)

@@ -21,15 +21,17 @@ def region_statistics(regions: np.ndarray, anchors: np.ndarray) -> dict[str, flo
     """regions (n, K, 4), anchors (K−1, 2) → means over images and regions.
 
     `mirrored_share`: regions with sx or sy below 0 (what P cures); `region_area`: 4·|sx·sy| over the crop's area of 4, so
-    that the whole crop is 1 (S); `anchor_distance`: of regions 2…K to their anchors (A); `region_spread`: standard
-    deviation over images of a region's centre, the root of the mean over both axes and all regions; `redundancy`: IoU of
-    two regions of one image, mean over all pairs (A: regions that collapse onto one another have 1).
+    that the whole crop is 1 (S); `anchor_distance`: of regions 2…K to their anchors, and `outside_share`: regions that
+    have no part of the crop (A keeps them there); `region_spread`: standard deviation over images of a region's centre,
+    the root of the mean over both axes and all regions; `redundancy`: IoU of two regions of one image, mean over all
+    pairs (A: regions that collapse onto one another have 1; but so does it fall where they leave the image).
     """
     sx, sy = regions[..., SX], regions[..., SY]
     centres = regions[..., [TX, TY]]
     found = {
         "mirrored_share": ((sx < 0) | (sy < 0)).mean(),
         "region_area": np.abs(sx * sy).mean(),
+        "outside_share": (np.abs(centres) - np.abs(regions[..., [SX, SY]]) >= 1).any(-1).mean(),
         "region_spread": np.sqrt(centres.var(axis=0).mean()),
     }
     if regions.shape[1] > 1:

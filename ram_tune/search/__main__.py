@@ -121,10 +121,14 @@ def _search(
     )
     from ram_tune.search.lease import this_process
     from ram_tune.search.record import About
-    from ram_tune.search.report import failures, mechanism_table, results_table
+    from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:
-        parts = results_table(space, dataset.name, jobs, outcomes), mechanism_table(jobs, histories(outcomes))
+        parts = (
+            results_table(space, dataset.name, jobs, outcomes),
+            mechanism_table(jobs, histories(outcomes)),
+            attention_table(jobs, outcomes),
+        )
         return Group(*(part for part in parts if part))
 
     def summarise(outcomes: Mapping[str, Outcome]) -> str:

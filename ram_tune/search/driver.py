@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -20,7 +19,7 @@ from ram_tune.search.lease import Held
 from ram_tune.search.record import About, Record
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
-from ram_tune.training.results import METRICS
+from ram_tune.training.results import epochs, read_summary
 
 MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
@@ -156,12 +155,12 @@ def register_best(
 
 
 def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
-    """Fingerprint → the epochs of the runs whose files are there."""
+    """Fingerprint → the epochs of the runs whose files are there; the 0th is what regions did before the first."""
     found = {}
     for run, outcome in outcomes.items():
-        path = Path(outcome.checkpoint) / METRICS
-        if outcome.checkpoint and path.is_file():
-            found[run] = json.loads(path.read_text())["history"]
+        summary = read_summary(Path(outcome.checkpoint)) if outcome.checkpoint else None
+        if summary:
+            found[run] = epochs(summary)
     return found
 
 

@@ -14,11 +14,22 @@ from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.space import Protocol, Published, Space
 
-FAULTS = {"mirrored_share": "mirrored", "region_area": "mean area", "anchor_distance": "distance to anchors"}
+FAULTS = {
+    "mirrored_share": "mirrored",
+    "region_area": "mean area",
+    "anchor_distance": "distance",
+    "outside_share": "outside",
+    "redundancy": "redundancy",
+}
 FAULTS_CAPTION = """\
 mirrored: share of regions; P is to bring it to 0
 mean area: the crop is 1; S is to keep it well below
-distance: half the crop is 1; A is to bring it near 0"""
+distance: to the anchors, half the crop is 1; A is to bring it near 0
+outside: share of regions that have no part of the crop; A keeps them there
+redundancy: IoU of two regions of an image; 1 where they collapse onto one another"""
+ATTENTION_CAPTION = """\
+own − another's: per image, with its 95 % interval ({over}); above 0 regions follow what is in the image
+anchors, centre, random: boxes of the same sizes, put there"""
 
 
 def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table:
@@ -89,15 +100,11 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
 
 
 def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Table | None:
-    """What the regions of every arm do at the first and at the last epoch, means over seeds; None without regions.
+    """What the regions of every arm do on selection before training and after it, means over seeds; None without regions.
 
-    `histories`: fingerprint → its epochs, each with `epoch` and `selection/…`.
+    `histories`: fingerprint → its epochs (0: before the first), each with `epoch` and `selection/…`.
     """
-    table = Table(
-        title="Regions, first → last epoch",
-        caption=FAULTS_CAPTION,
-        caption_justify="left",
-    )
+    table = Table(title="Regions, start → end", caption=FAULTS_CAPTION, caption_justify="left")
     table.add_column("arm")
     for column in FAULTS.values():
         table.add_column(column, justify="right")
@@ -107,6 +114,43 @@ def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mappin
         if epochs:
             table.add_row(Text(name), *(_change(epochs, f"selection/{fault}") for fault in FAULTS))
     return table if table.row_count else None
+
+
+def attention_table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table | None:
+    """Do the regions of every arm lie on objects of the test images, more than another image's do? Means over seeds; None
+    without regions or boxes (`evaluation.attention`).
+    """
+    table = Table(title="Objects whose centre lies in a region, in percent", caption_justify="left")
+    columns = "own regions", "another image's", "own − another's", "attends", "anchors", "centre", "random"
+    for column in ("arm", *columns):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    most = 0
+    for name, group in _arms(jobs):
+        ended = [outcomes[job.fingerprint].metrics for job in group if job.fingerprint in outcomes]
+        found = [one for one in ended if "test/coverage_own_minus_shuffled" in one]
+        if not found:
+            continue
+        most = max(most, len(found))
+        share = {
+            control: f"{100 * mean(one[f'test/coverage{control}'] for one in found):.1f}"
+            for control in ("", "_shuffled", "_anchors", "_centre", "_random")
+        }
+        margin, attends = _margin(found), sum(one["test/attends"] > 0 for one in found)
+        own, others, *places = share.values()
+        table.add_row(Text(name), own, others, margin, f"{attends} of {len(found)}", *places)
+    table.caption = ATTENTION_CAPTION.format(
+        over="over images" if most == 1 else "over images; of several seeds, over these"
+    )
+    return table if table.row_count else None
+
+
+def _margin(found: Sequence[Mapping[str, float]]) -> str:
+    """Own − another image's coverage: mean and interval, of one seed over images, of several over seeds."""
+    name = "test/coverage_own_minus_shuffled"
+    if len(found) > 1:
+        return _interval([100 * one[name] for one in found])
+    low, middle, high = (100 * found[0][f"{name}{end}"] for end in ("_low", "", "_high"))
+    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def plan_table(jobs: Sequence[Job], todo: Container[str], base: Config) -> Table:

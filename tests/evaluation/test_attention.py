@@ -267,3 +267,18 @@ def test_redundancy_by_hand():
 
 def test_one_region_has_no_pairs():
     assert "redundancy" not in region_statistics(np.zeros((3, 1, 4)), np.zeros((0, 2)))
+
+
+# --- outside
+
+
+def test_a_region_is_outside_where_it_has_no_part_of_the_crop():
+    inside = [[0.5, 0, 0.5, 0], [0.2, 1.1, 0.2, 0], [-0.2, -1.1, 0.2, 0], [3, 2, 3, -2]]  # the last holds all of it
+    outside = [
+        [0.2, 1.2, 0.2, 0],
+        [0.2, 0, -0.2, 1.3],
+        [1, -2, 1, 0],
+        [0, 4, 0, 4],
+    ]  # the first and third touch an edge
+    found = region_statistics(np.array([inside, outside], np.float64), np.zeros((3, 2)))
+    assert found["outside_share"] == 0.5

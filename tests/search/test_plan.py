@@ -47,9 +47,11 @@ def test_set_on_a_field_that_an_arm_owns_is_refused():
 
 def test_set_wins_over_the_spaces_base():
     space = spaces.read("constraints")
-    assert base_config(space, "scenes", "", {}).model.localization_init == "xavier"
-    changed = base_config(space, "scenes", "", {"model.localization_init": "centred_half"})
-    assert changed.model.localization_init == "centred_half"
+    assert base_config(space, "scenes", "", {}).model.localization_init == "centred_half"  # the preset's
+    space = space.model_copy(update={"base": {"model.localization_init": "identity"}})
+    assert base_config(space, "scenes", "", {}).model.localization_init == "identity"
+    changed = base_config(space, "scenes", "", {"model.localization_init": "xavier"})
+    assert changed.model.localization_init == "xavier"
 
 
 def test_arms_that_compute_the_same_are_refused(pictures, tiny, dataset):

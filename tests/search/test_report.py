@@ -11,7 +11,7 @@ from scipy import stats
 
 from ram_tune.config import Config, Data, Evaluation, Training
 from ram_tune.search.jobs import Job, Outcome
-from ram_tune.search.report import failures, mechanism_table, results_table
+from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
 from ram_tune.search.space import Published, Space
 
 ARMS = {"none": {}, "A": {}, "[b]": {}}
@@ -163,22 +163,50 @@ def test_any_difference_in_the_protocol_marks(changed):
 
 def regions(epoch: int, mirrored: float, area: float, distance: float | None = None) -> dict[str, float]:
     found = {"epoch": epoch, "selection/mirrored_share": mirrored, "selection/region_area": area}
-    return found if distance is None else {**found, "selection/anchor_distance": distance}
+    found["selection/outside_share"] = 0.25 * epoch
+    return found if distance is None else {**found, "selection/anchor_distance": distance, "selection/redundancy": 0.5}
 
 
-def test_the_faults_go_from_the_first_epoch_to_the_last_as_means_over_seeds():
+def test_the_faults_go_from_the_start_to_the_last_epoch_as_means_over_seeds():
     histories = {
         "s0": [{"epoch": 1, "selection/mAP": 0.5}],
-        "none0": [regions(2, 0.4, 3.0, 2.0), regions(1, 0.5, 1.0, 1.0)],  # the order is of no account
-        "none1": [regions(1, 0.7, 2.0, 3.0), regions(2, 0.2, 5.0, 4.0)],
+        "none0": [regions(2, 0.4, 3.0, 2.0), regions(0, 0.5, 1.0, 1.0)],  # the order is of no account
+        "none1": [regions(0, 0.7, 2.0, 3.0), regions(2, 0.2, 5.0, 4.0)],
         "A0": [regions(1, 0.5, 0.25)],  # one region has no anchors
         "A1": [],
     }
     table = mechanism_table(plan(2), histories)
     assert rows(table) == [
-        ["none", "0.60 → 0.30", "1.50 → 4.00", "2.00 → 3.00"],
-        ["A", "0.50 → 0.50", "0.25 → 0.25", "– → –"],
+        ["none", "0.60 → 0.30", "1.50 → 4.00", "2.00 → 3.00", "0.00 → 0.50", "0.50 → 0.50"],
+        ["A", "0.50 → 0.50", "0.25 → 0.25", "– → –", "0.25 → 0.25", "– → –"],
     ]
+
+
+def looked(own: float, shuffled: float, low: float, high: float) -> Outcome:
+    found = {"": own, "_shuffled": shuffled, "_anchors": 0.5, "_centre": 0.25, "_random": 0.125}
+    margin = {"": own - shuffled, "_low": low, "_high": high}
+    metrics = {f"test/coverage{name}": value for name, value in found.items()}
+    metrics |= {f"test/coverage_own_minus_shuffled{name}": value for name, value in margin.items()}
+    return Outcome({**metrics, "test/attends": float(low > 0)})
+
+
+def test_attention_of_one_seed_has_the_interval_over_its_images():
+    table = attention_table(plan(), {"none0": looked(0.65, 0.6, 0.015, 0.085), "A0": outcome(0.6), "s0": outcome(0.5)})
+    assert rows(table) == [["none", "65.0", "60.0", "+5.0 [+1.5, +8.5]", "1 of 1", "50.0", "25.0", "12.5"]]
+    assert "95 % interval (over images)" in words(table)
+
+
+def test_attention_of_several_seeds_has_the_interval_over_them():
+    # +2 and +4: mean 3; t(0.975, 1) = 12.706; 12.706·√2/√2 = 12.7
+    seeds = {"A0": looked(0.62, 0.6, -0.01, 0.05), "A1": looked(0.64, 0.6, 0.01, 0.07)}
+    table = attention_table(plan(2), {**seeds, "none0": looked(0.1, 0.2, -0.2, 0.0)})
+    assert rows(table)[1][1:5] == ["63.0", "60.0", "3.0 ± 12.7", "1 of 2"]
+    assert rows(table)[0][3:5] == ["-10.0 [-20.0, +0.0]", "0 of 1"]
+    assert "of several seeds, over these" in words(table)
+
+
+def test_without_boxes_there_is_no_table_of_attention():
+    assert attention_table(plan(), {"none0": outcome(0.6)}) is None
 
 
 def test_without_regions_there_is_no_table_of_faults():
