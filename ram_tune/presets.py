@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ram_tune.config import Config, fields
+from ram_tune.config import Config, fields, file_digest
 from ram_tune.errors import BadInput, nearest
 
 Fields = Mapping[str, Any]
@@ -90,6 +90,16 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
 def is_path(weights: str) -> bool:
     """Whether `model.backbone.weights` names a file rather than torchvision weights or `none`."""
     return bool(Path(weights).suffix) or "/" in weights
+
+
+def weights_fingerprint(weights: str) -> dict[str, str]:
+    """`{"weights": hash of the file}` where `model.backbone.weights` is a file, for `Config.fingerprint`; else nothing."""
+    if not is_path(weights):
+        return {}
+    path = Path(weights)
+    if not path.is_file():
+        raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
+    return {"weights": file_digest(path)}
 
 
 def preset(name: str) -> Fields:

@@ -24,13 +24,22 @@ Event = dict[str, Any]
 class Books(Protocol):
     """What the desk keeps: the study and the record (see search.books)."""
 
-    def started(self, run: str) -> None: ...
+    def more(self) -> list | None:
+        """The jobs of the next run of a sampled search; [] while there is none, None when there never will be one."""
+        ...
+
+    def started(self, run: str, gpus: float) -> None: ...
     def worker(self, run: str, about: Mapping[str, str]) -> None: ...
     def epoch(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether that epoch is new."""
         ...
 
-    def ended(self, run: str, outcome: Any) -> None: ...
+    def worth_going_on(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool: ...
+    def gave_up(self, run: str) -> bool: ...
+    def ended(self, run: str, outcome: Any) -> Any:
+        """→ the outcome, of a run that was given up with the reason."""
+        ...
+
     def beat(self) -> str:
         """Say that the search lives → empty, or why it must stop."""
         ...
@@ -64,7 +73,7 @@ class Desk:
         new = self.books.epoch(run, epoch, metrics)
         if new or not past:
             self._say(type="epoch", run=run, epoch=epoch, metrics=dict(metrics))  # the display shows none twice
-        return not self.stopping
+        return self.books.worth_going_on(run, epoch, metrics) and not self.stopping
 
     def worker(self, run: str, about: Mapping[str, str]) -> None:
         """Who runs it: host, device, versions."""
@@ -76,17 +85,22 @@ class Desk:
 
     # for the search's driver
 
-    def started(self, run: str) -> None:
-        self.books.started(run)
+    def more(self) -> list | None:
+        """See `Books.more`."""
+        return self.books.more()
+
+    def started(self, run: str, gpus: float = 0.0) -> None:
+        self.books.started(run, gpus)
         self._say(type="started", run=run)
 
-    def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = ()) -> None:
-        """A job ended; `history` holds its epochs, for those that never reached the desk."""
+    def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = ()) -> Any:
+        """A job ended → how; `history` holds its epochs, for those that never reached the desk."""
         for epoch in history:
             metrics = {name: value for name, value in epoch.items() if "/" in name}
             self.report(run, int(epoch["epoch"]), metrics, past=True)
-        self.books.ended(run, outcome)
-        self._say(type=outcome.state, run=run, metrics=outcome.metrics, error=outcome.error)
+        outcome = self.books.ended(run, outcome)
+        self._say(type=outcome.state, run=run, metrics=outcome.metrics, error=outcome.error, text=outcome.pruned)
+        return outcome
 
     def poll(self, life: str, seen: int, stop: bool) -> tuple[str, list[Event], bool]:
         """Events after the first `seen` ones of the desk's life `life` → its life now, the events, and whether it stops.
@@ -99,8 +113,8 @@ class Desk:
             self.forgotten = max(seen, self.forgotten)
         return self.name, list(self.events), self.stopping
 
-    def is_stopping(self) -> bool:
-        return self.stopping
+    def told_to_stop(self, run: str) -> bool:
+        return self.stopping or self.books.gave_up(run)
 
     def close(self, table: str, status: str, timeout: float) -> list[str]:
         """End the record → a sentence for everything that could not be sent within `timeout` seconds."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from ram_tune.config import Backbone as BackboneConfig
-from ram_tune.config import file_digest
 from ram_tune.errors import BadInput, nearest
 from ram_tune.presets import is_path
 
@@ -207,16 +206,6 @@ def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
             expected="weights within reach",
             remedy="Fetch the file elsewhere and set model.backbone.weights to its path.",
         ) from error
-
-
-def weights_fingerprint(config: BackboneConfig) -> dict[str, str]:
-    """`{"weights": hash of the file}` where weights are a file, for `Config.fingerprint`; else nothing."""
-    if not is_path(config.weights):
-        return {}
-    path = Path(config.weights)
-    if not path.is_file():
-        raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
-    return {"weights": file_digest(path)}
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

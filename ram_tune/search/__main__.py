@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
+from rich.text import Text
 
 from ram_tune.config import Config
 from ram_tune.errors import BadInput, command_line, nearest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options
     from ram_tune.data.roles import Dataset
     from ram_tune.search.driver import Places
     from ram_tune.search.jobs import Job, Outcome
+    from ram_tune.search.plan import Maker
     from ram_tune.search.study import Study
 
 EXAMPLES = """\
@@ -41,11 +43,13 @@ examples:
   python -m ram_tune.search constraints --dry-run           what would be run, and with what
   python -m ram_tune.search constraints --data voc2007 --data-root ~/data --set model.projection_size=512
   python -m ram_tune.search my_space.yaml --workers 0       one's own question; many small runs
+  python -m ram_tune.search full --workers 0 --trials 24    settings drawn by a sampler; 20 more later: --trials 44
+  python -m ram_tune.search full --confirm 3                the best setting and the paper's with 3 fresh seeds, on test
   python -m ram_tune.search --list                          the searches that come with the package
   mlflow ui                                                 browse the runs, in the same folder
 
 The same command goes on after Ctrl-C (once: running jobs end with their epoch; twice: at once), after a crash, and with more
-arms or seeds. exit code: 0 every run finished, 1 some failed, 2 the options or files cannot be used, 130 interrupted"""
+arms, seeds or trials. exit code: 0 every run finished, 1 some failed, 2 the options or files cannot be used, 130 interrupted"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,11 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:<14} {spaces.read(name).question}")
         return 0
     data = options.data or "scenes"
-    space = _chosen(spaces.read(options.search).on(data), options.arms)
+    _positive("--seeds", options.seeds)
+    _positive("--concurrency", options.concurrency)
+    space = _limited(_chosen(spaces.read(options.search).on(data), options.arms), options)
     name = Path(options.search).stem
     overrides = _overrides(options)
-    seeds = _positive("--seeds", options.seeds) or space.seeds
-    _positive("--concurrency", options.concurrency)
 
     from ram_tune.search.plan import base_config
 
@@ -69,14 +73,28 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ram_tune.data.roles import load
     from ram_tune.search.driver import Places, known_outcomes, to_do
-    from ram_tune.search.plan import plan, study_name
+    from ram_tune.search.objectives import DIRECTIONS
+    from ram_tune.search.plan import Maker, plan, study_name
+    from ram_tune.search.samplers import check_sampler, pruner
+    from ram_tune.search.sampling import Need, agree
     from ram_tune.search.study import open_study
     from ram_tune.training.run import make_ready
 
     dataset = load(base.data, caches)
-    jobs = plan(space, data, options.data_root, overrides, seeds, dataset)
     wanted = study_name(name, base, dataset)
     study = open_study(storage, wanted, options.fresh, create=False)
+    maker = Maker(space, data, options.data_root, overrides, dataset.fingerprint) if space.parameters else None
+    if maker:
+        from ram_tune.search.samplers import check_sampler, pruner
+        from ram_tune.search.sampling import Need, agree
+
+        check_sampler(space.sampler.name, space.sampler.options, len(space.objectives), bool(space.constraints))
+        pruner(space.pruner.name, space.pruner.options, base.training.epochs)
+        if study:
+            agree(study, space)
+        jobs = maker.jobs(Need("the paper's", {}, 0))
+    else:
+        jobs = plan(space, data, options.data_root, overrides, space.seeds, dataset)
     todo = to_do(jobs, known_outcomes(jobs, study, results / study.name if study else results))
 
     console = Console()
@@ -88,12 +106,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
         make_ready(config, dataset, caches)
-    study = open_study(storage, wanted, options.fresh)  # made only now that everything else is right
+    # Made only now that everything else is right.
+    study = open_study(storage, wanted, options.fresh, directions=[DIRECTIONS[one] for one in space.objectives])
     assert study is not None
-    study.agree(space.arms)
+    if maker:
+        agree(study, space)
+    else:
+        study.agree(space.arms)
     places = Places(storage, record, results / study.name, caches)
-    _greet(console, space, dataset, jobs, todo, places)
-    return _search(options, name, space, base, dataset, jobs, study, places, console)
+    what = f"{space.budget.trials} settings" if maker else count_of(jobs, todo)
+    _greet(console, f"{space.title} on {dataset.name}: {what}", places)
+    return _search(options, name, space, base, dataset, [] if maker else jobs, study, places, console, maker)
 
 
 def _search(
@@ -106,12 +129,15 @@ def _search(
     study: Study,
     places: Places,
     console: Console,
+    maker: Maker | None,
 ) -> int:
     """Run what is missing, print the table → the exit code."""
+    from ram_tune.search.answer import answer, failed_everywhere, plot_command
     from ram_tune.search.driver import (
         Manner,
         any_failed,
         carry_out,
+        chosen_jobs,
         drop_weights,
         histories,
         known_outcomes,
@@ -124,6 +150,9 @@ def _search(
     from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:
+        if maker:
+            found, said = answer(study, maker)
+            return Group(*found, *(Text(f"· {sentence}") for sentence in said))
         parts = (
             results_table(space, dataset.name, jobs, outcomes),
             mechanism_table(jobs, histories(outcomes)),
@@ -151,12 +180,14 @@ def _search(
     try:
         known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
         complete = True
-        if to_do(jobs, known):
+        if maker or to_do(jobs, known):
             manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
-            outcomes, complete = carry_out(jobs, known, study, held, places, manner, about, summarise, console)
+            outcomes, complete = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
         else:
             outcomes = known
             send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
+        if maker:
+            jobs, outcomes = chosen_jobs(study, maker), study.outcomes()
         said = register_best(jobs, outcomes, study, places, about) if complete else ""
         if complete and options.keep_checkpoints == "none":
             drop_weights(jobs, outcomes)
@@ -170,11 +201,16 @@ def _search(
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     took = f"{time.perf_counter() - started:.0f} s"
     console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
+    if maker:
+        console.print(
+            f"Look at the study: {plot_command(study, masked(places.storage))}", highlight=False, soft_wrap=True
+        )
     if not complete:
         again = "The same command without --fresh" if options.fresh else "The same command"
         console.print(f"Stopped before the end. {again} goes on from here.", soft_wrap=True)
         return 130
-    return 1 if any_failed(outcomes) else 0
+    failed = failed_everywhere(study) if maker else any_failed(outcomes)  # a setting that fails is a result, too
+    return 1 if failed else 0
 
 
 def browse(tracking_uri: str) -> str:
@@ -195,11 +231,9 @@ def count_of(jobs: Sequence[Job], todo: Sequence[Job]) -> str:
     return said + (f", {done} of them finished before" if done else "")
 
 
-def _greet(
-    console: Console, space: Space, dataset: Dataset, jobs: Sequence[Job], todo: Sequence[Job], places: Places
-) -> None:
+def _greet(console: Console, what: str, places: Places) -> None:
     console.print(
-        f"{space.title} on {dataset.name}: {count_of(jobs, todo)}\nresults  {places.folder}"
+        f"{what}\nresults  {places.folder}"
         f"\nstudy    {masked(places.storage)}\nrecord   {masked(places.tracking_uri)}\ncaches   {places.cache_dir}"
         f"\nlogs     {places.folder / 'search.log'}, {os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs",
         highlight=False,
@@ -207,7 +241,27 @@ def _greet(
     )
 
 
+def _limited(space: Space, options: argparse.Namespace) -> Space:
+    """The space with the numbers of the command line. Raises BadInput for options of the other kind of search."""
+    given = {name: getattr(options, name) for name in ("trials", "hours", "gpu_hours")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in {**given, "confirm": options.confirm}.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is not None and not space.parameters:
+            raise BadInput(option, found="a search of named arms", expected="one that draws its settings")
+        if value is not None and (value < 0 or (value == 0 and name != "confirm")):
+            raise BadInput(option, found=f"{value:g}", expected="more than 0")
+    update: dict[str, Any] = {"budget": space.budget.model_copy(update=given)}
+    if options.confirm is not None:
+        update["confirm"] = options.confirm
+    if options.seeds:
+        update["seeds"] = options.seeds
+    return space.model_copy(update=update)
+
+
 def _chosen(space: Space, arms: list[str] | None) -> Space:
+    if arms and space.parameters:
+        raise BadInput("--arms", found="a search that draws its settings", expected="one of named arms")
     for arm in arms or ():
         if arm not in space.arms:
             found, known = repr(arm), ", ".join(space.arms)
@@ -249,7 +303,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
-    what.add_argument("--seeds", type=int, metavar="N", help="runs of each arm (default: the search's own)")
+    what.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="runs of each arm, or of settings in the running (default: the search's own)",
+    )
+    what.add_argument("--trials", type=int, metavar="N", help="settings in all, those of earlier searches among them")
+    what.add_argument("--hours", type=float, metavar="H", help="running jobs end with their epoch after so long")
+    what.add_argument("--gpu-hours", type=float, metavar="H", help="the same, hours of all GPUs together")
+    what.add_argument(
+        "--confirm", type=int, metavar="N", help="fresh seeds of the best setting and the paper's, in the end, on test"
+    )
     what.add_argument(
         "--fresh", action="store_true", help="start anew; what earlier searches made is kept, but not used"
     )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.lease import Held
+from ram_tune.search.parameters import within
+from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
+from ram_tune.search.sampling import Sampling
 from ram_tune.search.study import OBJECTIVE, Study, open_study
 
 
 class Books:
     """The study, the record, and the jobs that both are told of by fingerprint (`run`)."""
 
-    def __init__(self, study: Study, record: Record, jobs: Sequence[Job], held: Held):
-        self.study, self.record, self.held = study, record, held
+    def __init__(self, study: Study, record: Record, jobs: Sequence[Job], held: Held, sampling: Sampling | None = None):
+        self.study, self.record, self.held, self.sampling = study, record, held, sampling
         self.jobs = {job.fingerprint: job for job in jobs}
+        self.gpus: dict[str, tuple[float, float]] = {}  # running job → its GPUs, and when it started
+        self.epochs: dict[str, int] = {}  # running job → the last epoch it told of
         self.runs: dict[str, list[str]] = defaultdict(list)  # setting → its runs
         for job in jobs:
             if job.kind != "stage1":
@@ -27,7 +33,14 @@ class Books:
         for setting, runs in self.runs.items():
             study.settle(setting, runs)  # a driver may have died between the two steps of `Study.ended`
 
-    def started(self, run: str) -> None:
+    def more(self) -> list[Job] | None:
+        """The jobs of the next run of a sampled search; [] while there is none, None when there never will be one."""
+        found = self.sampling.more() if self.sampling else None
+        self.jobs |= {job.fingerprint: job for job in found or ()}
+        return found
+
+    def started(self, run: str, gpus: float = 0.0) -> None:
+        self.gpus[run] = gpus, time.monotonic()
         self.study.started(self.jobs[run])
         self.record.started(self.jobs[run])
 
@@ -35,27 +48,54 @@ class Books:
         self.record.worker(run, {f"ram_tune.worker.{name}": value for name, value in about.items()})
 
     def epoch(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        self.epochs[run] = max(epoch, self.epochs.get(run, 0))
         return self.record.epoch(run, epoch, dict(metrics))
 
-    def ended(self, run: str, outcome: Outcome) -> None:
+    def worth_going_on(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        return self.sampling is None or self.sampling.epoch(run, epoch, metrics)
+
+    def gave_up(self, run: str) -> bool:
+        return self.sampling is not None and run in self.sampling.given_up
+
+    def ended(self, run: str, outcome: Outcome) -> Outcome:
         # The record first: what the study does not know of is done again and recorded again, which changes nothing.
+        if self.sampling:
+            outcome = self.sampling.judged(run, outcome)
         if outcome.state == "finished":
             self.record.finished(run, outcome.metrics, outcome.checkpoint)
         elif outcome.state == "failed":
             self.record.failed(run, outcome.error)
         else:
-            self.record.stopped(run)
+            self.record.stopped(run, outcome.pruned)
         job = self.jobs[run]
-        self.study.ended(job, outcome, self.runs[job.setting])
-        if job.kind != "stage1":
+        self.study.ended(job, outcome, self.runs[job.setting], self.epochs.get(run, 0), self._gpu_seconds(run))
+        self.gpus.pop(run, None)
+        if self.sampling:
+            self.sampling.ended(run, outcome)
+            values = [one.objectives[0] for one in self.sampling.tried() if one.objectives]
+            if values and job.kind != "stage1":
+                top = max(values) if self.sampling.directions[0] == "maximize" else min(values)
+                self.record.best(self.sampling.metrics[0], top, len(values))
+        elif job.kind != "stage1":
             ours = {run for runs in self.runs.values() for run in runs}
             ended = [one for run, one in self.study.outcomes().items() if run in ours and one.state == "finished"]
             values = [one.metrics[OBJECTIVE] for one in ended if math.isfinite(one.metrics[OBJECTIVE])]
             if values:
-                self.record.best(max(values), len(values))
+                self.record.best(OBJECTIVE, max(values), len(values))
+        return outcome
+
+    def _gpu_seconds(self, run: str) -> float:
+        gpus, since = self.gpus.get(run, (0.0, 0.0))
+        return gpus and gpus * (time.monotonic() - since)
 
     def beat(self) -> str:
-        return "" if self.study.lease.beat(self.held) else "another driver has taken this search over; this one ends"
+        if not self.study.lease.beat(self.held):
+            return "another driver has taken this search over; this one ends"
+        if self.sampling is None:
+            return ""
+        running = sum(map(self._gpu_seconds, self.gpus))
+        before = sum(run.get("gpu_seconds", 0.0) for run in self.study.runs().values()) if running else 0.0
+        return self.sampling.spent(before + running)
 
     def problem(self) -> str:
         return self.record.problem
@@ -68,13 +108,29 @@ class Books:
 
 
 def open_books(
-    storage: str, study: str, folder: Path, about: About, tracking_uri: str, jobs: Sequence[Job], held: Held, cwd: str
+    storage: str,
+    study: str,
+    folder: Path,
+    about: About,
+    tracking_uri: str,
+    jobs: Sequence[Job],
+    held: Held,
+    cwd: str,
+    maker: Maker | None = None,
 ) -> Books:
-    """The books of a study that exists, in the desk's process."""
+    """The books of a study that exists, in the desk's process; `maker`: of a sampled search's jobs."""
     os.chdir(cwd)  # MLflow's default store means the folder the user is in
     found = open_study(storage, study, exactly=True)
     assert found is not None
     record = Record(folder, about, tracking_uri)
     record.open()
     record.start_sending()
-    return Books(found, record, jobs, held)
+    return Books(found, record, jobs, held, sampling_of(found, maker) if maker else None)
+
+
+def sampling_of(study: Study, maker: Maker) -> Sampling:
+    """A sampled search on its study."""
+    base = maker.base
+    paper, outside = within(base.flat(), maker.space.parameters)
+    first = None if outside else paper
+    return Sampling(study, maker.space, first, base.training.epochs, maker.jobs, base.training.seed)

@@ -53,20 +53,26 @@ class _Run:
 class Display:
     """A context manager that is told of events and shows them.
 
-    `jobs` is the whole plan, of which `finished` jobs need not run. `handle` may be called from any one thread.
+    `jobs` is the whole plan, of which `finished` jobs need not run; of a sampled search it grows (`expect`), to about
+    `total` jobs. `handle` may be called from any one thread.
     """
 
     def __init__(
-        self, console: Console, jobs: Sequence[Job], finished: int, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        jobs: Sequence[Job],
+        finished: int,
+        clock: Callable[[], float] = time.monotonic,
+        total: int = 0,
     ):
-        self.console = console
+        self.console, self.total = console, total
         self.jobs = {job.fingerprint: job for job in jobs}
         self.width = max((len(job.name) for job in jobs), default=0)
         self.clock = clock
         self.running: dict[str, _Run] = {}
         self.seen: set[tuple[str, int]] = set()  # run, epoch
         self.ended: set[str] = set()
-        self.counts = {"finished": finished, "failed": 0, "stopped": 0}
+        self.counts = {"finished": finished, "failed": 0, "pruned": 0, "stopped": 0}
         self.seconds: list[float] = []  # that the jobs took which finished here
         self.lock = threading.RLock()  # what is above changes while the live part is drawn
         self.live = Live(self, console=console, transient=True) if console.is_interactive else None
@@ -79,6 +85,12 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Further jobs of the plan."""
+        with self.lock:
+            self.jobs |= {job.fingerprint: job for job in jobs}
+            self.width = max((self.width, *(len(job.name) for job in jobs)))
 
     def handle(self, event: Mapping[str, Any]) -> None:
         """Note an event: `type`, `run` (a fingerprint), and what belongs to the type. Unknown ones are ignored."""
@@ -103,6 +115,8 @@ class Display:
                 return f"{name}  FAILED  {error_line(event['error'])}"
             if kind == "stopped":
                 return f"{name}  stopped"
+            if kind == "pruned":
+                return f"{name}  {event['text']}"
             if ended:
                 self.seconds.append(now - ended.since)
             return f"{name}  finished  {_test(event['metrics'])}"
@@ -150,8 +164,9 @@ class Display:
 
     def _summary(self, now: float) -> str:
         ended = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count and state != "finished")
-        text = f"{self.counts['finished']} of {len(self.jobs)} runs finished" + (f", {ended}" if ended else "")
-        remaining = len(self.jobs) - sum(self.counts.values())
+        total = max(self.total, len(self.jobs))
+        text = f"{self.counts['finished']} of {total} runs finished" + (f", {ended}" if ended else "")
+        remaining = total - sum(self.counts.values())
         if not self.seconds or remaining <= 0:
             return text
         each = sum(self.seconds) / len(self.seconds)

@@ -14,9 +14,13 @@ from rich.console import Console
 
 from ram_tune.errors import error_line
 from ram_tune.search.display import Display
+from ram_tune.search.findings import best
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
 from ram_tune.search.lease import Held
+from ram_tune.search.objectives import DIRECTIONS
+from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
+from ram_tune.search.sampling import Need, tried
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
 from ram_tune.training.results import epochs, read_summary
@@ -79,11 +83,13 @@ def carry_out(
     about: About,
     summarise: Callable[[Mapping[str, Outcome]], str],
     console: Console,
+    maker: Maker | None = None,
 ) -> tuple[dict[str, Outcome], bool]:
     """Run what is missing of the plan `jobs` → every outcome of it, those `known` before among them, and whether all had
-    their turn (not after Ctrl-C).
+    their turn (not after Ctrl-C, nor where a budget was spent).
 
-    The caller holds the study's lease with `held`; the desk keeps it alive. Raises BadInput for a job that can never be placed.
+    Of a sampled search there is no plan: `maker` makes its jobs as they are wanted. The caller holds the study's lease with
+    `held`; the desk keeps it alive. Raises BadInput for a job that can never be placed.
     """
     import ray
 
@@ -95,28 +101,56 @@ def carry_out(
     todo = {job.fingerprint for job in to_do(jobs, known)}
     for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
         shutil.rmtree(places.folder / RUNS / run, ignore_errors=True)  # without its weights the rest only misleads
-    queue = Queue(jobs, [job.fingerprint for job in jobs if job.fingerprint not in todo])
     _ray_writes_to(places.folder / LOG)
     with ray_cluster(manner.address) as nodes:
-        laid_out = layout(jobs, nodes, manner.concurrency)
+        typical = _typical(maker) if maker else list(jobs)
+        laid_out = layout(typical, nodes, manner.concurrency)
         name = f"desk of {study.name} {held['holder'][:8]}"  # nobody else's on a shared cluster, no dead driver's
         here = str(Path.cwd())
-        books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here)
+        books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here, maker)
         desk = desks.start(name, open_books, *books)
         made = {run: outcome.checkpoint for run, outcome in known.items()}
+
+        def more() -> list[Job] | None:
+            found: list[Job] | None = ray.get(desk.more.remote())
+            if found:
+                before = known_outcomes(found, study, places.folder)
+                made.update({run: outcome.checkpoint for run, outcome in before.items()})
+                wanted = {job.fingerprint for job in to_do(found, before)}
+                queue.finished |= {job.fingerprint for job in found if job.fingerprint not in wanted}
+                display.expect([job for job in found if job.fingerprint in wanted])
+            return found
+
+        done = [job.fingerprint for job in jobs if job.fingerprint not in todo]
+        queue = Queue(jobs, done, more if maker else None, typical[-1])
+        budget = maker.space.budget.trials if maker else 0
+        display = Display(console, jobs, len(queue.finished), total=budget)
         work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, manner.keep == "all")
         try:
-            with Display(console, jobs, len(queue.finished)) as display:
+            with display:
                 ended = execute(work, display.handle)
         except BaseException:  # Ctrl-C twice, or a fault of ours: the record is to say so
             ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
             raise
         outcomes = {**known, **ended}
-        complete = all(outcomes.get(job.fingerprint, STOPPED).state != "stopped" for job in jobs)
+        complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in queue.jobs) and not queue.more
         status = "KILLED" if not complete else "FAILED" if any_failed(outcomes) else "FINISHED"
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)
     return outcomes, complete
+
+
+def chosen_jobs(study: Study, maker: Maker) -> list[Job]:
+    """The run of the best setting of a sampled search, after those it needs."""
+    chosen = best(tried(study), [DIRECTIONS[name] for name in maker.space.objectives])
+    return maker.jobs(Need(f"#{chosen.number}", chosen.values, 0, trial=chosen.number)) if chosen else []
+
+
+def _typical(maker: Maker) -> list[Job]:
+    """As many jobs as a sampled search may have at once, each as large as any of them."""
+    *first, run = maker.jobs(Need("paper", {}, 0))
+    several = range(min(maker.space.budget.trials, 64))
+    return [*first, *(replace(run, fingerprint=f"{run.fingerprint} {number}") for number in several)]
 
 
 def send_what_waits(places: Places, about: About, table: str, status: str, console: Console) -> None:

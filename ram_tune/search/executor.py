@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Work:
     desk_name: str
     folder: Path  # the study's
     cache_dir: Path
-    checkpoints: Mapping[str, str]  # fingerprint → folder of what earlier searches finished
+    checkpoints: dict[str, str]  # fingerprint → folder of what is finished; grows
     keep_all: bool
 
 
@@ -123,7 +123,6 @@ class _Feed(Searcher):
     def __init__(self, work: Work):
         super().__init__()
         self.work, self.queue, self.desk = work, work.queue, work.desk
-        self.checkpoints = dict(work.checkpoints)
         self.running: dict[str, Job] = {}  # Tune's trial id → job
         self.lost: Counter[str] = Counter()
         self.ended: dict[str, Outcome] = {}
@@ -133,17 +132,17 @@ class _Feed(Searcher):
         if job is None:
             return Searcher.FINISHED if self.queue.empty else None
         self.running[trial_id] = job
-        ray.get(self.desk.started.remote(job.fingerprint))
+        needed = self.work.laid_out.of(job)
+        ray.get(self.desk.started.remote(job.fingerprint, needed["GPU"]))
         order = Order(
             kind=job.kind,
             run=job.fingerprint,
             config=job.config.model_dump_json(),
             cache_dir=str(self.work.cache_dir),
-            starts=[self.checkpoints[need] for need in job.needs],
+            starts=[self.work.checkpoints[need] for need in job.needs],
             desk=self.work.desk_name,
             keep_all=self.work.keep_all,
         )
-        needed = self.work.laid_out.resources[job.fingerprint]
         workers = job.config.execution.workers
         return {
             "job": TrialConfig(order=order, storage=str(self.work.folder / RUNS), workers=workers, resources=needed)
@@ -151,8 +150,8 @@ class _Feed(Searcher):
 
     def _has_room(self, job: Job) -> bool:
         """A driver that waits beside a running job would hold nothing, and start nothing."""
-        at_work = [self.work.laid_out.resources[other.fingerprint] for other in self.running.values()]
-        return fits(self.work.laid_out.nodes, [*at_work, self.work.laid_out.resources[job.fingerprint]]) or not at_work
+        at_work = [self.work.laid_out.of(other) for other in self.running.values()]
+        return fits(self.work.laid_out.nodes, [*at_work, self.work.laid_out.of(job)]) or not at_work
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)
@@ -167,17 +166,18 @@ class _Feed(Searcher):
             outcome, history = Outcome(error=result["error"]), []
         else:
             outcome, history = read_outcome(result["checkpoint"])
-            if outcome.state == "stopped" and not ray.get(self.desk.is_stopping.remote()):
+            if outcome.state == "stopped" and not ray.get(self.desk.told_to_stop.remote(job.fingerprint)):
                 outcome = Outcome(error="it ended without a result, and nobody had asked it to stop")
-        self._end(job, outcome, history)
+        outcome = self._end(job, outcome, history)
         for dropped in self.queue.ended(job, outcome):
             if outcome.state == "failed":
                 self._end(dropped, Outcome(error=f"not run: {job.name}, which it starts from, failed"), [])
 
-    def _end(self, job: Job, outcome: Outcome, history: list[dict[str, float]]) -> None:
+    def _end(self, job: Job, outcome: Outcome, history: list[dict[str, float]]) -> Outcome:
+        outcome = ray.get(self.desk.ended.remote(job.fingerprint, outcome, history))
         self.ended[job.fingerprint] = outcome
-        self.checkpoints[job.fingerprint] = outcome.checkpoint
-        ray.get(self.desk.ended.remote(job.fingerprint, outcome, history))
+        self.work.checkpoints[job.fingerprint] = outcome.checkpoint
+        return outcome
 
     def abandon(self) -> None:
         """The search ends here and now; what ran can go on later."""
@@ -206,7 +206,11 @@ def read_outcome(checkpoint: str) -> tuple[Outcome, list[dict[str, float]]]:
         if not (folder / METRICS).exists():
             return Outcome(), []
         summary = json.loads((folder / METRICS).read_text())
-    metrics = {f"{role}/{name}": value for role in ("selection", "test") for name, value in summary[role].items()}
+    metrics = {
+        f"{role}/{name}": value
+        for role in ("selection", "test", "cost")
+        for name, value in summary.get(role, {}).items()
+    }
     return Outcome({**metrics, "best_epoch": summary["best_epoch"]}, checkpoint), epochs(summary)
 
 

@@ -18,11 +18,12 @@ class Job:
     """What the executor runs: a stage 1, a training, or another evaluation of a trained model."""
 
     kind: Kind
-    setting: str  # the arm's name
+    setting: str  # the arm's name, or #7 for the trial of that number
     config: Config
     fingerprint: str
     dataset: str  # the dataset's fingerprint
     needs: tuple[str, ...] = ()  # fingerprints of the jobs whose weights it starts from
+    sampled: bool = False  # its setting was drawn, not named: see sampling.py
 
     @property
     def seed(self) -> int:
@@ -36,41 +37,59 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with metrics and a checkpoint, with an error, or asked to stop (neither)."""
+    """How a job ended: with metrics and a checkpoint, with an error, given up, or asked to stop (nothing of these)."""
 
     metrics: dict[str, float] = field(default_factory=dict)  # `test/…`, `selection/…` of the best epoch, `best_epoch`
     checkpoint: str = ""  # folder with best.pt and the files of training.results
     error: str = ""  # traceback
+    pruned: str = ""  # at which epoch, against which value and rank it lost
 
     @property
-    def state(self) -> Literal["finished", "failed", "stopped"]:
-        return "failed" if self.error else "finished" if self.metrics else "stopped"
+    def state(self) -> Literal["finished", "failed", "pruned", "stopped"]:
+        if self.error:
+            return "failed"
+        return "finished" if self.metrics else "pruned" if self.pruned else "stopped"
 
 
 class Queue:
     """Which job next: those of a plan that are not finished, each after what it needs.
 
-    `finished` are the fingerprints of the jobs that an earlier search has finished.
+    `finished` are the fingerprints of the jobs that an earlier search has finished. `more`, where there is one, names
+    further jobs once all are handed out ([]: none now, None: none ever again), as large as `like`.
     """
 
-    def __init__(self, jobs: Sequence[Job], finished: Iterable[str] = ()):
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        finished: Iterable[str] = (),
+        more: Callable[[], Sequence[Job] | None] | None = None,
+        like: Job | None = None,
+    ):
         self.jobs = {job.fingerprint: job for job in jobs}
         self.finished = set(finished) & set(self.jobs)
         self.waiting = [job for job in jobs if job.fingerprint not in self.finished]
         self.running: set[str] = set()
         self.closed = False
+        self.more, self.like = more, like
 
     def next(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
         """A job all of whose needs are finished, in the plan's order; None while there is none, or no room for it."""
-        if self.closed:
-            return None
-        for job in self.waiting:
-            if set(job.needs) <= self.finished:
-                if not fits(job):  # a smaller one that overtook it again and again could keep it waiting for ever
-                    return None
-                self.waiting.remove(job)
-                self.running.add(job.fingerprint)
-                return job
+        while not self.closed:
+            for job in self.waiting:
+                if set(job.needs) <= self.finished:
+                    if not fits(job):  # a smaller one that overtook it again and again could keep it waiting for ever
+                        return None
+                    self.waiting.remove(job)
+                    self.running.add(job.fingerprint)
+                    return job
+            if self.more is None or self.waiting or (self.like and not fits(self.like)):
+                return None  # what is drawn later is drawn with more knowledge
+            found = self.more()
+            if not found:
+                self.more = None if found is None else self.more
+                return None
+            self.waiting += [job for job in found if job.fingerprint not in self.jobs.keys() | self.finished]
+            self.jobs |= {job.fingerprint: job for job in found}
         return None
 
     def again(self, job: Job) -> None:
@@ -99,7 +118,7 @@ class Queue:
     @property
     def empty(self) -> bool:
         """Nothing more will be handed out, not even a running job once more."""
-        return self.closed or not (self.waiting or self.running)
+        return self.closed or not (self.waiting or self.running or self.more)
 
 
 def missing(jobs: Sequence[Job], finished: Iterable[str], usable: Iterable[str]) -> list[Job]:

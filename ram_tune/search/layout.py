@@ -21,6 +21,11 @@ class Layout:
     nodes: tuple[Node, ...]
     resources: dict[str, dict[str, float]]  # fingerprint → CPU and GPU of its worker
     at_once: int
+    kinds: dict[str, dict[str, float]]  # the same of the jobs of a kind, for those that nobody knew of then
+
+    def of(self, job: Job) -> dict[str, float]:
+        """CPU and GPU of a job's worker."""
+        return self.resources.get(job.fingerprint) or self.kinds.get(job.kind) or self.kinds["train"]
 
 
 def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> Layout:
@@ -40,7 +45,8 @@ def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> 
         resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
         _require_room(job, resources[job.fingerprint], nodes)
     most = max(_holds(nodes, **needed) for needed in resources.values())
-    return Layout(tuple(nodes), resources, min(concurrency or most, most))
+    kinds = {job.kind: resources[job.fingerprint] for job in jobs}
+    return Layout(tuple(nodes), resources, min(concurrency or most, most), kinds)
 
 
 def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
-from ram_tune.config import FINAL_ONLY, Backbone, Config, Training, fields
-from ram_tune.data.roles import Dataset
+from ram_tune.config import FINAL_ONLY, Config, Training, fields
 from ram_tune.errors import BadInput
-from ram_tune.models.backbone import weights_fingerprint
-from ram_tune.presets import configure, from_fields
+from ram_tune.presets import configure, from_fields, weights_fingerprint
 from ram_tune.search.jobs import Job
 from ram_tune.search.space import Space
+
+if TYPE_CHECKING:
+    from ram_tune.data.roles import Dataset
+    from ram_tune.search.sampling import Need
 
 
 def base_config(space: Space, data: str, data_root: str, overrides: Mapping[str, Any]) -> Config:
@@ -24,11 +26,60 @@ def base_config(space: Space, data: str, data_root: str, overrides: Mapping[str,
         if field in owned:
             raise BadInput(
                 f"--set {field}",
-                found=f"a field that arm {owned[field]!r} sets",
-                expected="a field that no arm owns",
-                remedy="Change the arm in a copy of the search space, and give that file's path.",
+                found="a field that is searched" if space.parameters else f"a field that arm {owned[field]!r} sets",
+                expected="a field that no parameter owns" if space.parameters else "a field that no arm owns",
+                remedy="Change it in a copy of the search space, and give that file's path.",
             )
     return configure(data, data_root, space.base, overrides=overrides)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the jobs of sampled settings. Plain values, for the desk's process gets it."""
+
+    space: Space
+    data: str
+    data_root: str
+    overrides: Mapping[str, Any]
+    dataset: str  # its fingerprint
+
+    def __reduce__(self) -> tuple:
+        return Maker, (self.space, self.data, self.data_root, self.overrides, self.dataset)  # not what is cached
+
+    @cached_property
+    def base(self) -> Config:
+        """What all settings share: the paper's own setting, on this dataset."""
+        return base_config(self.space, self.data, self.data_root, self.overrides)
+
+    @cached_property
+    def _identity(self) -> Callable[[Config], str]:
+        return identities(self.dataset)
+
+    def jobs(self, need: Need) -> list[Job]:
+        """The jobs of a run, each after those it needs, itself last. Raises BadInput for values that do not go together."""
+        cheap = self.space.fidelity if need.cheap else {}
+        overrides = {**self.overrides, "training.seed": self.base.training.seed + need.seed}
+        config = configure(self.data, self.data_root, self.space.base, cheap, overrides, need.values)
+        job, identity = Job("train", need.name, config, "", self.dataset, sampled=True), self._identity
+        made: list[Job] = []
+
+        def training(one: Config, name: str) -> Job:
+            first, needs = one.stage1_config(), ()
+            if first is not None:
+                usual = self.base.stage1_config()
+                same = usual is not None and identity(usual) == identity(first)
+                setting = "stage 1" if same else f"stage 1 of {need.name}"
+                made.append(Job("stage1", setting, first, identity(first), self.dataset))
+                needs = (identity(first),)
+            return replace(job, setting=name, config=one, fingerprint=identity(one), needs=needs)
+
+        trained = models_of(config, self.base)
+        if [identity(one) for one in trained] == [identity(config)]:
+            run = training(config, need.name)
+            return [*made, run]
+        models = [training(one, f"{need.name} (N={one.data.image_size})") for one in trained]
+        needs = tuple(one.fingerprint for one in models)
+        return [*made, *models, replace(job, kind="evaluate", fingerprint=identity(config), needs=needs)]
 
 
 def plan(
@@ -41,7 +92,7 @@ def plan(
     """
     _require_same_images(space)
     base = base_config(space, data, data_root, overrides)
-    identity = identities(dataset)
+    identity = identities(dataset.fingerprint)
     first_seed = base.training.seed
     wanted = [
         (arm, configure(data, data_root, space.base, {**overrides, "training.seed": seed}, values))
@@ -117,16 +168,16 @@ def models_of(config: Config, base: Config) -> list[Config]:
 
 def study_name(name: str, base: Config, dataset: Dataset) -> str:
     """The search on this dataset with what all its arms share: another seed does not make it another search."""
-    shared = identities(dataset)(base.model_copy(update={"training": _seedless(base)}))
+    shared = identities(dataset.fingerprint)(base.model_copy(update={"training": _seedless(base)}))
     return re.sub(r"[^\w.+-]+", "_", f"{name}-{dataset.name}-{shared[:8]}")  # it names folders, and stands in queries
 
 
-def identities(dataset: Dataset) -> Callable[[Config], str]:
-    """`training.run.identity` for many configurations: a weights file is read once, not for each of them."""
-    contents = cache(lambda weights: weights_fingerprint(Backbone(weights=weights)))
+def identities(dataset: str) -> Callable[[Config], str]:
+    """`training.run.identity` for many configurations on the dataset of that fingerprint: a weights file is read once."""
+    contents = cache(weights_fingerprint)
 
     def identity(config: Config) -> str:
-        return config.fingerprint({"dataset": dataset.fingerprint, **contents(config.model.backbone.weights)})
+        return config.fingerprint({"dataset": dataset, **contents(config.model.backbone.weights)})
 
     return identity
 

@@ -111,13 +111,13 @@ class Record:
         said = {"traceback": traceback, "error": error_line(traceback)[:LONGEST_ERROR], "status": "FAILED"}
         self._add(fingerprint, "failed", said)
 
-    def stopped(self, fingerprint: str) -> None:
-        """A job ended because it was asked to."""
-        self._add(fingerprint, "stopped", {"status": "KILLED"})
+    def stopped(self, fingerprint: str, reason: str = "") -> None:
+        """A job ended because it was asked to; `reason`: why it was given up, of one that will not go on."""
+        self._add(fingerprint, "stopped", {"status": "KILLED", "reason": reason})
 
-    def best(self, value: float, done: int) -> None:
-        """The best selection mAP after `done` jobs: a parent without metrics has no chart."""
-        self.outbox.put(SEARCH, "best", done, {"best/selection_mAP": float(value)})
+    def best(self, metric: str, value: float, done: int) -> None:
+        """The best value of `metric` after `done` jobs: a parent without metrics has no chart."""
+        self.outbox.put(SEARCH, "best", done, {f"best/{metric.replace('/', '_')}": float(value)})
         self._news.set()
 
     def close(self, table: str, status: str) -> None:

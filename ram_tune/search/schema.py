@@ -12,7 +12,10 @@ from typing import Any
 from pydantic import Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
-from ram_tune.search.space import Fields, Space, folder
+from ram_tune.config import fields
+from ram_tune.search.fields import Fields
+from ram_tune.search.parameters import SEEDS
+from ram_tune.search.space import Space, folder
 
 
 class _ForEditors(GenerateJsonSchema):
@@ -25,15 +28,25 @@ class _ForEditors(GenerateJsonSchema):
 
 
 def schema() -> dict[str, Any]:
-    """A space's JSON Schema (draft 2020-12), with every field of the configuration in `base` and in each arm."""
+    """A space's JSON Schema (draft 2020-12), with the configuration's fields wherever a space names them."""
     written: dict[str, Any] = {
-        "base": (Fields, Field(default={}, description=Space.model_fields["base"].description)),
-        "arms": (dict[str, Fields], Field(min_length=1, description=Space.model_fields["arms"].description)),
+        name: (kind, Field(default={}, description=Space.model_fields[name].description, min_length=shortest))
+        for name, kind, shortest in (
+            ("base", Fields, None),
+            ("base_on", dict[str, Fields], None),
+            ("fidelity", Fields, None),
+            ("arms", dict[str, Fields], 1),
+        )
     }
     model = create_model("Space", __base__=Space, __doc__=Space.__doc__, **written)
     tree = model.model_json_schema(schema_generator=_ForEditors)
     for field in tree["$defs"]["Fields"]["properties"].values():
         field.pop("hashed", None)  # a mark for the fingerprint's use; the description says it in words
+    searched = [name for name, about in fields() if about["hashed"] and name not in SEEDS]
+    tree["$defs"]["Parameter"] = {"description": "A field that may be a parameter.", "enum": searched}
+    spaces, domain = tree["properties"], tree["$defs"]["Domain"]["properties"]
+    for mapping in (spaces["parameters"], spaces["parameters_on"]["additionalProperties"], domain["when"]):
+        mapping["propertyNames"] = {"$ref": "#/$defs/Parameter"}
     return {"$schema": _ForEditors.schema_dialect, **tree}
 
 

@@ -62,7 +62,7 @@ class Sender:
             "worker": self._tags,
             "finished": self._finished,
             "failed": self._failed,
-            "stopped": self._ended,
+            "stopped": self._stopped,
             "close": self._closed,
         }
 
@@ -235,6 +235,11 @@ class Sender:
 
     def _ended(self, entry: Entry) -> None:
         self.client.set_terminated(self._id(entry.run), entry.payload["status"], entry.time)
+
+    def _stopped(self, entry: Entry) -> None:
+        self._ended(entry)
+        if entry.payload.get("reason"):
+            self.client.set_tag(self._id(entry.run), "ram_tune.given_up", entry.payload["reason"])
 
     def _failed(self, entry: Entry) -> None:
         self._ended(entry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ram_tune.errors import BadInput
 from ram_tune.options import masked
@@ -48,33 +48,42 @@ class Study:
 
     def outcomes(self) -> dict[str, Outcome]:
         """Fingerprint → how that run ended, for those that did."""
-        found = {}
-        for key, run in self.study.user_attrs.items():
-            if key.startswith("run:") and run["state"] != "running":
-                outcome = Outcome(run["metrics"], run["checkpoint"], run["error"])
-                found[key.removeprefix("run:")] = outcome
-        return found
+        return {
+            fingerprint: Outcome(run["metrics"], run["checkpoint"], run["error"], run.get("pruned", ""))
+            for fingerprint, run in self.runs().items()
+            if run["state"] != "running"
+        }
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Fingerprint → what is known of that run: its setting, state, epochs, …"""
+        attrs = self.study.user_attrs
+        return {key.removeprefix("run:"): run for key, run in attrs.items() if key.startswith("run:")}
 
     def started(self, job: Job) -> None:
         """A job runs, for the first time or again."""
         before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
-        if job.kind != "stage1":
+        if job.kind != "stage1" and not job.sampled:
             self._open(job.setting)
-        self._write(job, "running", Outcome(), before["attempts"] + 1)
+        spent = before.get("epochs", 0), before.get("gpu_seconds", 0.0)
+        self._write(job, "running", Outcome(), before["attempts"] + 1, *spent)
 
-    def ended(self, job: Job, outcome: Outcome, runs: Sequence[str]) -> None:
-        """A job ended. Its setting's trial is told when none of `runs` (the fingerprints of the setting's runs) is left.
+    def ended(
+        self, job: Job, outcome: Outcome, runs: Sequence[str] = (), epochs: int = 0, gpu_seconds: float = 0.0
+    ) -> None:
+        """A job ended, after so many epochs and GPU-seconds.
 
-        Its value is the mean over the finished ones; with none finished the trial has failed. A stopped run leaves the
-        trial open: the next driver takes it up.
+        The trial of an arm is told when none of `runs` (the fingerprints of its runs) is left: its value is the mean over
+        the finished ones; with none finished the trial has failed. A stopped run leaves the trial open: the next driver
+        takes it up. Trials of sampled settings are kept by `Sampling`.
         """
-        attempts = (self._read(f"run:{job.fingerprint}") or {"attempts": 0})["attempts"]
-        if job.kind != "stage1" and not attempts:
+        before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
+        arm = job.kind != "stage1" and not job.sampled
+        if arm and not before["attempts"]:
             self._open(job.setting)  # it fails before it ever started
-        self._write(job, outcome.state, outcome, attempts)
-        if job.kind == "stage1":
-            return
-        self.settle(job.setting, runs)
+        spent = before.get("gpu_seconds", 0.0) + gpu_seconds
+        self._write(job, outcome.state, outcome, before["attempts"], max(epochs, before.get("epochs", 0)), spent)
+        if arm:
+            self.settle(job.setting, runs)
 
     def settle(self, setting: str, runs: Sequence[str]) -> None:
         """Tell the setting's open trial, if there is one and none of `runs` is left to be run."""
@@ -110,7 +119,9 @@ class Study:
     def set_note(self, key: str, value: Any) -> None:
         self.study.set_user_attr(f"note:{key}", value)
 
-    def _write(self, job: Job, state: str, outcome: Outcome, attempts: int) -> None:
+    def _write(
+        self, job: Job, state: str, outcome: Outcome, attempts: int, epochs: int = 0, gpu_seconds: float = 0.0
+    ) -> None:
         run = {
             "kind": job.kind,
             "setting": job.setting,
@@ -120,6 +131,9 @@ class Study:
             "metrics": dict(outcome.metrics),
             "checkpoint": outcome.checkpoint,
             "error": outcome.error[-ERROR_CHARACTERS:],
+            "pruned": outcome.pruned,
+            "epochs": epochs,
+            "gpu_seconds": gpu_seconds,
         }
         self.study.set_user_attr(f"run:{job.fingerprint}", run)
 
@@ -128,12 +142,17 @@ class Study:
 
 
 def open_study(
-    storage: str, name: str, fresh: bool = False, create: bool = True, exactly: bool = False
+    storage: str,
+    name: str,
+    fresh: bool = False,
+    create: bool = True,
+    exactly: bool = False,
+    directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",),
 ) -> Study | None:
     """The newest generation of the study `name`, made if it is not there; `fresh` makes the next generation.
 
-    `exactly`: `name` is one generation's own. Without `create` None where there is none. Raises BadInput for a storage
-    that cannot be used.
+    `exactly`: `name` is one generation's own. Without `create` None where there is none. `directions`: of a new study's
+    objectives. Raises BadInput for a storage that cannot be used.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -153,7 +172,7 @@ def open_study(
         chosen = generation_name(name, generation)
         if chosen not in known and not create:
             return None
-        study = optuna.create_study(storage=place, study_name=chosen, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(storage=place, study_name=chosen, directions=list(directions), load_if_exists=True)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise BadInput(
             "--study-storage",

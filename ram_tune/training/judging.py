@@ -24,6 +24,7 @@ from ram_tune.evaluation.pictures import contact_sheet, encode, pick, picture
 from ram_tune.evaluation.views import Plan, represent
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.regions import anchors
+from ram_tune.training.cost import cost
 from ram_tune.training.run import Run
 
 REMEDY = "Lower training.learning_rate, or set training.clip_norm=1 or training.precision=fp32."
@@ -48,6 +49,7 @@ class Judged:
 
     scores: dict[str, Scores]  # of `selection` and `test`
     metrics: dict[str, dict[str, float]]  # of both
+    cost: dict[str, float]  # see training.cost
     platt: Platt | None = None  # where probabilities are not the sigmoid of the scores
 
 
@@ -109,7 +111,7 @@ def finish(runs: Sequence[Run]) -> Judged:
     }
     if (terms := found["selection"].terms) is not None:
         judged["selection"] |= dict(zip(("loss", *run.criterion.terms), terms.tolist(), strict=True))
-    return Judged(found, judged, platt)
+    return Judged(found, judged, cost(runs), platt)
 
 
 class _Seen:

@@ -67,6 +67,7 @@ def write_results(run: Run, judged: Judged, folder: Path) -> dict[str, Any]:
         "best_epoch": run.best_epoch,
         "images": {role: len(run.annotations(role)) for role in ("train", "selection", "test")},
         **judged.metrics,
+        "cost": judged.cost,
         "start": run.start,
         "history": run.history,
     }

@@ -19,10 +19,10 @@ from ram_tune.data.cache import feature_maps, resized_images
 from ram_tune.data.images import upright_sizes
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
-from ram_tune.models.backbone import state_fingerprint, weights_fingerprint
+from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.network import Network, build, check
 from ram_tune.models.recurrent import RMA
-from ram_tune.presets import from_json
+from ram_tune.presets import from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
 
@@ -146,7 +146,7 @@ class Run:
 
 def identity(config: Config, dataset: Dataset) -> str:
     """The fingerprint of a run of `config` on `dataset`."""
-    return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone)})
+    return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone.weights)})
 
 
 def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:

@@ -18,10 +18,14 @@ class Books:
     def __init__(self):
         self.epochs: dict[tuple[str, int], dict[str, float]] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.hopeless: set[str] = set()
         self.lost = self.away = ""
         self.beaten = threading.Event()
 
-    def started(self, run: str) -> None: ...
+    def more(self) -> list | None:
+        return None
+
+    def started(self, run: str, gpus: float) -> None: ...
 
     def worker(self, run: str, about: Mapping[str, str]) -> None: ...
 
@@ -30,8 +34,15 @@ class Books:
         self.epochs.setdefault((run, epoch), dict(metrics))
         return new
 
-    def ended(self, run: str, outcome: Outcome) -> None:
-        self.outcomes[run] = outcome
+    def worth_going_on(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        return run not in self.hopeless
+
+    def gave_up(self, run: str) -> bool:
+        return run in self.hopeless
+
+    def ended(self, run: str, outcome: Outcome) -> Outcome:
+        self.outcomes[run] = Outcome(pruned="hopeless") if run in self.hopeless else outcome
+        return self.outcomes[run]
 
     def beat(self) -> str:
         self.beaten.set()
@@ -66,6 +77,16 @@ def test_an_epoch_is_answered_with_go_until_the_driver_says_stop():
     _, events, stopping = desk.poll(life, 1, stop=True)
     assert (events, stopping) == ([], True)
     assert not desk.report("a", 2, {"train/loss": 0.5})
+
+
+def test_a_run_that_is_given_up_hears_it_alone():
+    desk = Desk(Books)
+    desk.books.hopeless.add("b")
+    assert desk.report("a", 1, {"train/loss": 1.0}) and not desk.report("b", 1, {"train/loss": 9.0})
+    assert desk.told_to_stop("b") and not desk.told_to_stop("a")
+    assert desk.ended("b", Outcome()).state == "pruned"
+    _, events, _ = desk.poll("", 0, stop=False)
+    assert (events[-1]["type"], events[-1]["text"]) == ("pruned", "hopeless")
 
 
 def test_what_is_told_twice_counts_once():

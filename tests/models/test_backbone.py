@@ -8,9 +8,9 @@ import torchvision
 
 from ram_tune.config import Backbone as BackboneConfig
 from ram_tune.errors import BadInput
-from ram_tune.models.backbone import Backbone, load_weights, state_fingerprint, weights_fingerprint
+from ram_tune.models.backbone import Backbone, load_weights, state_fingerprint
 from ram_tune.models.network import build
-from ram_tune.presets import from_fields
+from ram_tune.presets import from_fields, weights_fingerprint
 
 
 def learning(backbone: Backbone) -> set[str]:
@@ -84,8 +84,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), path)
     with pytest.raises(BadInput, match=r"no features\.0\.weight.*state dict of vgg16"):
         build(from_fields({"model.backbone.weights": str(path), "model.projection_size": 8}), 3)
-    assert weights_fingerprint(BackboneConfig(weights=str(path)))["weights"]
-    assert weights_fingerprint(BackboneConfig(weights="DEFAULT")) == {}
+    assert weights_fingerprint(str(path))["weights"]
+    assert weights_fingerprint("DEFAULT") == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"weights", b"PK\x05\x06" + bytes(18)])

@@ -128,3 +128,36 @@ def test_killed_at_any_moment_every_job_is_finished_once_in_the_end(plan: list[J
             finished.append(ended.fingerprint)
             assert queue.ended(ended, DONE) == []
     assert sorted(finished) == sorted(one.fingerprint for one in plan)  # each once
+
+
+def test_further_jobs_are_asked_for_once_all_are_handed_out():
+    drawn = [[job("a", "s")], [], [job("b", "s")], None]
+    asked = []
+
+    def more():
+        asked.append(len(asked))
+        return drawn[len(asked) - 1]
+
+    queue = Queue([job("s")], [], more, job("like"))
+    assert (queue.next().fingerprint, queue.next()) == ("s", None)
+    assert asked == [0]  # `a` waits for `s`: nothing else is drawn before
+    assert queue.next() is None and asked == [0]
+    queue.ended(job("s"), Outcome({"m": 1}))
+    assert queue.next().fingerprint == "a"
+    assert queue.next() is None and not queue.empty  # none now
+    assert queue.next().fingerprint == "b"
+    assert queue.next() is None and not queue.empty  # none ever again, but two are running
+    for name in "ab":
+        queue.ended(job(name), Outcome({"m": 1}))
+    assert queue.empty
+
+
+def test_nothing_is_drawn_while_there_is_no_room():
+    asked = []
+    queue = Queue([], [], lambda: asked.append(1) or [job("a")], job("like"))
+    assert queue.next(lambda one: False) is None and not asked
+    assert queue.next().fingerprint == "a"
+
+
+def test_a_given_up_run_is_none_that_stopped():
+    assert Outcome(pruned="why").state == "pruned" and Outcome().state == "stopped"

@@ -163,7 +163,7 @@ def small_search(record: Record, tmp_path: Path) -> None:
     record.finished(
         one.fingerprint, {"best_epoch": 3, "selection/mAP": 0.3, "test/mAP": 0.2}, results(tmp_path / "one")
     )
-    record.best(0.3, 1)
+    record.best("selection/mAP", 0.3, 1)
     record.close("one 0.2", "FINISHED")
 
 
@@ -186,7 +186,7 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
     record.epoch(two.fingerprint, 1, epoch(1))
     record.failed(two.fingerprint, TRACEBACK)
     record.finished(one.fingerprint, {"best_epoch": 6, **epoch(6), "test/mAP": 0.4}, results(tmp_path / "one"))
-    record.best(0.6, 1)
+    record.best("selection/mAP", 0.6, 1)
     record.close("A+S+P 0.4", "FINISHED")
     assert time.monotonic() - begin < 0.5
     assert record.flush(30) > 0

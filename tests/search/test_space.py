@@ -12,6 +12,12 @@ from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
 
 GOOD = "version: 1\ntitle: T\narms:\n  one: {loss.anchor: off}\n  two: {loss.anchor: on}\n"
+DRAWN = """version: 1
+title: T
+parameters:
+  model.regions: {int: [1, 9]}
+  loss.anchor: {choice: [on, off], when: {model.regions: {above: 1}}}
+"""
 ENTRY = "published:\n  - {arm: two, dataset: D, split: S, scale: 1, views: one, classifier: svm, source: X, mAP: 9}\n"
 
 
@@ -77,6 +83,75 @@ def test_published_numbers_are_those_of_tables_4_and_5():
         (GOOD + ENTRY.replace("split: S, ", ""), ["published.0.split", "nothing", "a value"]),
         (GOOD + ENTRY.replace("mAP: 9", "mAP: high"), ["published.0.mAP", "'high'", "number"]),
         (GOOD + "published: [two]\n", ["published.0", "'two'", "a mapping with arm, dataset"]),
+        (GOOD + "base_on: {scenes: {training.epoch: 2}}\n", ["base_on.scenes", "Did you mean training.epochs?"]),
+        (GOOD + "others: [{system: X, dataset: D, sauce: Y}]\n", ["others.0.sauce", "Did you mean source?"]),
+        (GOOD + "parameters: {model.regions: {int: [1, 9]}}\n", ["parameters", "arms as well", "not both"]),
+        (DRAWN + "arms_on: {scenes: {one: {}}}\n", ["parameters", "arms as well", "not both"]),
+        (GOOD + "parameters_on: {scenes: {model.regions: {int: [1, 9]}}}\n", ["arms as well"]),
+        (GOOD + "budget: {trials: 3}\n", ["budget", "found arms", "parameters to draw from", "in place of `arms`"]),
+        ("version: 1\ntitle: T\nparameters: {}\n", ["parameters", "at least one arm", "or parameters, such as"]),
+        ("version: 1\ntitle: T\nparameters_on: {scenes: {model.regions: {int: [1, 9]}}}\n", ["arms: found nothing"]),
+        (DRAWN + "parameters_on: {scenes: {}}\n", ["parameters_on.scenes", "{}"]),
+        (DRAWN.replace("{int: [1, 9]}", "5"), ["parameters.model.regions", "found 5", "choice, int, float, log, step"]),
+        (DRAWN.replace("{int: [1, 9]}", ""), ["parameters.model.regions", "nothing", "a mapping with choice, int"]),
+        (DRAWN.replace("int:", "itn:"), ["parameters.model.regions.itn", "unknown name", "Did you mean int?"]),
+        (DRAWN.replace("{int: [1, 9]}", "{}"), ["parameters.model.regions", "exactly one of choice, int and float"]),
+        (DRAWN.replace("{int:", "{float: [1, 9], int:"), ["parameters.model.regions", "exactly one of choice"]),
+        (DRAWN.replace("[1, 9]", "[1]"), ["parameters.model.regions.int.1", "two numbers, [low, high]"]),
+        (DRAWN.replace("[1, 9]", "[1, 2, 3]"), ["parameters.model.regions.int", "two numbers, [low, high]"]),
+        (DRAWN.replace("[1, 9]", "9"), ["parameters.model.regions.int: found 9", "two numbers, [low, high]"]),
+        (DRAWN.replace("[1, 9]", "[1, many]"), ["parameters.model.regions.int.1", "'many'", "integer"]),
+        (DRAWN.replace("int: [1, 9]", "float: [1, many]"), ["parameters.model.regions.float.1", "'many'", "a number"]),
+        (DRAWN.replace("[on, off]", "[[on], off]"), ["parameters.loss.anchor.choice.0", "[True]", "a number, a text"]),
+        (DRAWN.replace("[on, off]", "on"), ["parameters.loss.anchor.choice: found True", "a list"]),
+        (DRAWN.replace("above", "over"), ["parameters.loss.anchor.when.model.regions", "{above: x} or {below: x}"]),
+        (DRAWN.replace("{above: 1}}", "{above: 1}, loss.ancor: on}"), ["parameters: loss.anchor.when", "'loss.ancor'"]),
+        (DRAWN.replace("when: {model.regions: {above: 1}}", "when: on"), ["loss.anchor.when", "True", "a mapping"]),
+        (DRAWN.replace("regions:", "region:"), ["parameters", "'model.region'", "Did you mean model.regions?"]),
+        (DRAWN.replace("[1, 9]", "[9, 1]"), ["parameters: model.regions", "[9, 1]", "[low, high]"]),
+        (
+            DRAWN + "parameters_on: {scenes: {data.image_size: {choice: [8]}}}\n",
+            ["parameters_on.scenes: data.image_size", "found 8", "equal to 32"],
+        ),
+        (DRAWN + "parameters_on: [scenes]\n", ["parameters_on", "a mapping, such as {model.regions"]),
+        (DRAWN + "objectives: [mAPP]\n", ["objectives.0", "'mAPP'", "'mAP'", "Did you mean mAP?"]),
+        (DRAWN + "objectives: [mAP, loss, mAP]\n", ["objectives", "mAP twice", "once"]),
+        (DRAWN + "objectives: []\n", ["objectives", "at least 1"]),
+        (DRAWN + "objectives: mAP\n", ["objectives: found 'mAP'", "a list, such as [mAP]"]),
+        (DRAWN + "constraints: [mAP > 3]\n", ["constraints.0", "'mAP > 3'", "`ms_per_image <= 20`"]),
+        (DRAWN + "constraints: [loss <= 3, mPA >= 0.5]\n", ["constraints.1", "'mPA'", "Did you mean mAP?"]),
+        (DRAWN + "constraints: [mAP >= 50]\n", ["constraints.0", "'mAP >= 50'", "from 0 to 1", "0.5 for 50 %"]),
+        (DRAWN + "constraints: ms_per_image <= 20\n", ["constraints", "a list"]),
+        (DRAWN + "sampler: 5\n", ["sampler: found 5", "a mapping with name, options, judge"]),
+        (DRAWN + "sampler: {nam: tpe}\n", ["sampler.nam", "Did you mean name?"]),
+        (DRAWN + "sampler: {name: tpe, judge: mAP}\n", ["sampler.judge", "'mAP'", "with the pruner alone"]),
+        (DRAWN + "pruner: {options: {}}\n", ["pruner.name", "nothing", "a value"]),
+        (DRAWN + "pruner: {name: median, judge: OF1}\n", ["pruner.judge", "'OF1'", "an objective", "mAP"]),
+        (
+            DRAWN + "objectives: [CF1, parameters]\npruner: median\n",
+            ["pruner.judge", "nothing", "the objective", "pruner: {name: median, judge: CF1}"],
+        ),
+        (
+            DRAWN + "objectives: [mAP, parameters]\npruner: {name: median, judge: parameters}\n",
+            ["pruner.judge", "'parameters'", "changes with the epochs", "mAP"],
+        ),
+        (DRAWN + "objectives: [ms_per_image]\npruner: median\n", ["pruner.judge", "nothing", "Use no pruner"]),
+        (DRAWN + "budget: {trials: 0}\n", ["budget.trials", "equal to 1"]),
+        (DRAWN + "budget: {hours: 0}\n", ["budget.hours", "greater than 0"]),
+        (DRAWN + "budget: {gpu_hours: -1}\n", ["budget.gpu_hours", "greater than 0"]),
+        (DRAWN + "budget: {trails: 3}\n", ["budget.trails", "Did you mean trials?"]),
+        (DRAWN + "budget: 3\n", ["budget: found 3", "a mapping with trials, hours, gpu_hours"]),
+        (DRAWN + "fidelity: {training.epoch: 3}\n", ["fidelity", "Did you mean training.epochs?"]),
+        (DRAWN + "fidelity: {training.epochs: 0}\n", ["fidelity: training.epochs: found 0", "equal to 1"]),
+        (DRAWN + "fidelity: {model.regions: 2}\n", ["fidelity: model.regions", "drawn too (parameters)"]),
+        (
+            DRAWN + "fidelity: {loss.scale: on}\nparameters_on: {scenes: {loss.scale: {choice: [on]}}}\n",
+            ["fidelity: loss.scale", "drawn too (parameters_on.scenes)"],
+        ),
+        (DRAWN + "promote: 0.0\n", ["promote", "greater than 0"]),
+        (DRAWN + "promote: 1.5\n", ["promote", "less than or equal to 1"]),
+        (DRAWN + "confirm: -1\n", ["confirm", "equal to 0"]),
+        (DRAWN + ENTRY, ["published.0.arm", "'two'", "where there are no arms"]),
         (GOOD + "question: 2024-99-99\n", ["not YAML"]),
         (GOOD.replace("title: T", "title: 0x" + "f" * 5000), ["title", "a huge number", "string"]),
         ("[" * 5000, ["not YAML"]),
@@ -118,7 +193,92 @@ def test_merged_mappings_may_overrule_one_another(tmp_path):
     assert spaces.read(str(path)).arms["two"] == {"loss.anchor": True}
 
 
-LINES = (spaces.folder() / "constraints.yaml").read_text().splitlines()
+# parameters
+
+
+def drawn(tmp_path, more: str = "") -> spaces.Space:
+    path = tmp_path / "space.yaml"
+    path.write_text(DRAWN + more)
+    return spaces.read(str(path))
+
+
+def test_a_space_of_parameters_says_how_it_is_searched(tmp_path):
+    space = drawn(
+        tmp_path,
+        """
+objectives: [CF1, ms_per_image]
+constraints: [ms_per_image <= 20, "mAP>=0.5"]
+sampler: {name: nsga2, options: {population_size: 10}}
+pruner: {name: median, judge: CF1}
+budget: {trials: 7, hours: 1, gpu_hours: 2.5}
+fidelity: {training.epochs: 3}
+promote: 0.5
+confirm: 3
+""",
+    )
+    assert list(space.parameters) == ["model.regions", "loss.anchor"] and not space.arms
+    assert space.parameters["loss.anchor"].choice == (True, False)
+    assert space.objectives == ("CF1", "ms_per_image")
+    assert (space.sampler.name, space.sampler.options) == ("nsga2", {"population_size": 10})
+    assert (space.pruner.name, space.pruner.judge) == ("median", "CF1")
+    assert (space.budget.trials, space.budget.hours, space.budget.gpu_hours) == (7, 1, 2.5)
+    assert (space.fidelity, space.promote, space.confirm) == ({"training.epochs": 3}, 0.5, 3)
+
+
+def test_what_a_space_of_parameters_does_not_say_is_at_its_default(tmp_path):
+    space = drawn(tmp_path)
+    assert (space.objectives, space.constraints) == (("mAP",), ())
+    assert (space.sampler.name, space.pruner.name) == ("tpe", "none")
+    assert (space.budget.trials, space.budget.hours, space.budget.gpu_hours) == (20, None, None)
+    assert (space.fidelity, space.confirm, space.seeds) == ({}, 0, 1)
+
+
+def test_a_methods_name_may_stand_alone(tmp_path):
+    space = drawn(tmp_path, "sampler: random\npruner: none\n")
+    assert space.sampler == spaces.Method(name="random") and space.pruner == spaces.Method(name="none")
+
+
+def test_a_space_is_another_on_a_dataset_that_it_names(tmp_path):
+    more = """
+base: {training.epochs: 9, loss.scale: on}
+base_on: {scenes: {training.epochs: 3}}
+parameters_on: {scenes: {model.regions: {int: [1, 3]}}}
+"""
+    space = drawn(tmp_path, more)
+    scenes = space.on("scenes")
+    assert scenes.base == {"training.epochs": 3, "loss.scale": True}
+    assert {name: domain.bounds for name, domain in scenes.parameters.items()} == {"model.regions": (1, 3)}
+    assert scenes.on("scenes") == scenes
+    assert space.on("voc2007") == space
+
+
+def test_base_on_goes_with_arms_too(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(GOOD + "base_on: {scenes: {training.epochs: 3}}\n")
+    assert spaces.read(str(path)).on("scenes").base == {"training.epochs": 3}
+
+
+def test_what_is_drawn_is_owned(tmp_path):
+    space = drawn(tmp_path, "parameters_on: {scenes: {loss.scale: {choice: [on, off]}}}\n")
+    assert space.owned() == {"model.regions": "parameters", "loss.anchor": "parameters"}
+    assert space.on("scenes").owned() == {"loss.scale": "parameters"}
+    assert set(spaces.read("constraints").owned().values()) == {"none"}
+
+
+def test_the_searches_that_come_with_the_package_draw_what_they_are_called_after():
+    fields = {name: set(spaces.read(name).parameters) for name in ("regions", "thresholds", "weights")}
+    assert fields == {
+        "regions": {"model.regions"},
+        "thresholds": {"loss.scale_threshold", "loss.positive_threshold"},
+        "weights": {"loss.anchor_weight", "loss.positive_weight", "loss.localization_weight"},
+    }
+    full = spaces.read("full")
+    assert set.union(*fields.values()) < set(full.parameters) == set(full.on("scenes").parameters)
+
+
+# whatever is written
+
+LINES = {name: (spaces.folder() / f"{name}.yaml").read_text().splitlines() for name in ("constraints", "full")}
 ODD = [
     "",
     "  : {}",
@@ -130,16 +290,22 @@ ODD = [
     "  <<: [1]",
     "version: !!int x",
     "title: 1:99",
+    "parameters: {loss.anchor_weight: {float: [1e-3, 1e-1], when: &w {loss.anchor: *w}}}",
+    "  loss.anchor: {choice: [on], when: {loss.anchor_weight: on}}",
+    "  training.epochs: {int: [1, 0x" + "f" * 5000 + "]}",
+    "  training.lr_steps: {choice: [[1], [2]]}",
+    "constraints: [[a], 1]",
 ]
 
 
 @st.composite
 def mutated(draw) -> str:
-    """The text of constraints.yaml with lines deleted, doubled, replaced or cut short."""
-    lines = list(LINES)
+    """The text of a space with lines deleted, doubled, replaced or cut short."""
+    original = LINES[draw(st.sampled_from(sorted(LINES)))]
+    lines = list(original)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
-        other = st.sampled_from([*LINES, *ODD]) | st.text(max_size=20)
+        other = st.sampled_from([*original, *ODD]) | st.text(max_size=20)
         change = st.sampled_from([[], [lines[at]] * 2, [lines[at][: draw(st.integers(0, 60))]]]) | other.map(
             lambda x: [x]
         )
@@ -153,4 +319,5 @@ def test_whatever_is_read_is_a_space_or_bad_input(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
     with suppress(BadInput):  # never another exception
-        assert spaces.read(str(path)).arms
+        space = spaces.read(str(path))
+        assert bool(space.arms) != bool(space.parameters)

@@ -1,0 +1,70 @@
+"""The answer of a sampled search, put together from its study: tables, and what a person should know of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from ram_tune.search.findings import Confirmed, Direction, best, importance_table, importances, settings_table
+from ram_tune.search.jobs import Outcome
+from ram_tune.search.objectives import COSTS, DIRECTIONS, metric
+from ram_tune.search.parameters import at_edge, distributions, short, within
+from ram_tune.search.plan import Maker
+from ram_tune.search.sampling import PAPERS, confirmations, tried
+from ram_tune.search.study import Study
+from ram_tune.search.verdicts import unconfirmed, verdict, verdicts
+
+
+def answer(study: Study, maker: Maker) -> tuple[list[Table], list[str]]:
+    """Tables, and sentences; of as much as there is, also where the search was stopped or failed."""
+    space, settings = maker.space, tried(study)
+    names = {name: short(name, space.parameters) for name in space.parameters}
+    directions: list[Direction] = [DIRECTIONS[name] for name in space.objectives]
+    tables = [settings_table(settings, names, space.objectives, directions)]
+    drawn = distributions(space.parameters)
+    if settings:
+        found = importances(settings, drawn)
+        tables.append(importance_table(found, settings, drawn, names, space.objectives[0]))
+    horizon = maker.base.training.epochs * space.seeds
+    said = verdicts(settings, lambda values: at_edge(values, space.parameters), directions, space.objectives, horizon)
+    return tables, [*_confirmed(study, maker), *said]
+
+
+def _confirmed(study: Study, maker: Maker) -> list[str]:
+    """Is the best setting better than the paper's? By the test images and fresh seeds where there are such runs."""
+    space, settings = maker.space, tried(study)
+    directions: list[Direction] = [DIRECTIONS[name] for name in space.objectives]
+    objective = space.objectives[0]
+    chosen = best(settings, directions)
+    if chosen is None:
+        return []
+    paper, outside = within(maker.base.flat(), space.parameters)
+    outcomes = study.outcomes()
+    values: dict[str, list[float]] = {}
+    for need in confirmations(space, settings, None if outside else paper):
+        outcome = outcomes.get(maker.jobs(need)[-1].fingerprint, Outcome())
+        values.setdefault(need.name, []).append(_tested(outcome.metrics, objective))
+    if not any(math.isfinite(value) for each in values.values() for value in each):
+        return [unconfirmed(settings, directions, objective)]
+    papers = Confirmed("paper", chosen.number if chosen.paper else -1, tuple(values.pop(PAPERS)))
+    (bests,) = values.values() if values else (papers.values,)
+    return [verdict(Confirmed("best", chosen.number, tuple(bests)), papers, objective, directions[0])]
+
+
+def _tested(metrics: Mapping[str, float], objective: str) -> float:
+    """An objective on the test images; of those that know no images, or no test, as it is."""
+    name = metric(objective) if objective in (*COSTS, "loss") else f"test/{objective}"
+    return metrics.get(name, math.nan)
+
+
+def plot_command(study: Study, storage: str) -> str:
+    """How to look at the study in Optuna's own dashboard."""
+    return f"optuna-dashboard {storage}  (study {study.name}; install ram_tune[dashboard])"
+
+
+def failed_everywhere(study: Study) -> bool:
+    """Whether settings ended and none of them has a value."""
+    states: Sequence[str] = [one.state for one in tried(study)]
+    return bool(states) and "finished" not in states and "open" not in states

@@ -1,0 +1,46 @@
+"""What a trained model costs to use: parameters, multiply–adds and milliseconds per image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ram_tune.training.run import Run
+
+IMAGES, PASSES = 8, 3
+
+
+@torch.inference_mode()
+def cost(runs: Sequence[Run]) -> dict[str, float]:
+    """Of one view at each scale, summed over `runs`: one model for each scale.
+
+    `parameters`; `multiply_adds` per image, half of what PyTorch counts as floating-point operations (of matrix products and
+    convolutions; what samples regions is not among them); `ms_per_image`, the median of three passes over a batch of eight
+    crops from image to scores, on the device and with as many threads as the run had. Other work beside it slows it down.
+    """
+    found = {"parameters": 0.0, "multiply_adds": 0.0, "ms_per_image": 0.0}
+    for run in runs:
+        side = run.config.data.image_size - run.config.data.crop_margin
+        images = torch.zeros((IMAGES, side, side, 3), dtype=torch.uint8, device=run.device)
+        run.network.eval()
+        with run.autocast():
+            counter = FlopCounterMode(display=False)
+            with counter:
+                run.network(images[:1])
+            seconds = sorted(_pass(run, images) for _ in range(PASSES))
+        found["parameters"] += sum(parameter.numel() for parameter in run.network.parameters())
+        found["multiply_adds"] += counter.get_total_flops() / 2
+        found["ms_per_image"] += 1000 * seconds[PASSES // 2] / IMAGES
+    return found
+
+
+def _pass(run: Run, images: torch.Tensor) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    run.network(images)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter() - started
