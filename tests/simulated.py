@@ -12,7 +12,8 @@ import optuna
 
 from ram_tune.config import Config, Training, digest
 from ram_tune.search.jobs import Job, Outcome
-from ram_tune.search.sampling import Need, Sampling, agree
+from ram_tune.search.sampling import Sampling
+from ram_tune.search.settings import Need, agree
 from ram_tune.search.space import Space
 from ram_tune.search.study import Study
 

@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ram_tune.search.plan import base_config
 
     base = base_config(space, data, options.data_root, overrides)
+    if space.parameters:
+        _check_sampled(space, base, options)
     caches, results = cache_dir(options.cache_dir), results_dir(options.results)
     storage, record = study_storage(options.study_storage, results), tracking_uri(options.tracking_uri)
 
@@ -75,8 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ram_tune.search.driver import Places, known_outcomes, to_do
     from ram_tune.search.objectives import DIRECTIONS
     from ram_tune.search.plan import Maker, plan, study_name
-    from ram_tune.search.samplers import check_sampler, pruner
-    from ram_tune.search.sampling import Need, agree
+    from ram_tune.search.settings import Need, agree
     from ram_tune.search.study import open_study
     from ram_tune.training.run import make_ready
 
@@ -85,11 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
     study = open_study(storage, wanted, options.fresh, create=False)
     maker = Maker(space, data, options.data_root, overrides, dataset.fingerprint) if space.parameters else None
     if maker:
-        from ram_tune.search.samplers import check_sampler, pruner
-        from ram_tune.search.sampling import Need, agree
-
-        check_sampler(space.sampler.name, space.sampler.options, len(space.objectives), bool(space.constraints))
-        pruner(space.pruner.name, space.pruner.options, base.training.epochs)
         if study:
             agree(study, space)
         jobs = maker.jobs(Need("the paper's", {}, 0))
@@ -98,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     todo = to_do(jobs, known_outcomes(jobs, study, results / study.name if study else results))
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # the tables' own width, in a file as well
     if options.dry_run:
         from ram_tune.search.report import plan_table
 
@@ -117,6 +115,23 @@ def main(arguments: list[str] | None = None) -> int:
     what = f"{space.budget.trials} settings" if maker else count_of(jobs, todo)
     _greet(console, f"{space.title} on {dataset.name}: {what}", places)
     return _search(options, name, space, base, dataset, [] if maker else jobs, study, places, console, maker)
+
+
+def _check_sampled(space: Space, base: Config, options: argparse.Namespace) -> None:
+    """Raise BadInput for what a sampler, a pruner or a cheap run cannot do."""
+    from ram_tune.presets import configure
+    from ram_tune.search.samplers import check_sampler, pruner
+
+    check_sampler(space.sampler.name, space.sampler.options, len(space.objectives), bool(space.constraints))
+    pruner(space.pruner.name, space.pruner.options, base.training.epochs)
+    cheap = configure("", "", base.flat(), space.fidelity)
+    if space.fidelity and cheap.fingerprint({}) == base.fingerprint({}):
+        raise BadInput(
+            f"fidelity of {options.search}",
+            found=", ".join(space.fidelity),
+            expected="fields that make a run another one than the full one",
+            remedy="Such as training.epochs.",
+        )
 
 
 def _search(
@@ -202,9 +217,8 @@ def _search(
     took = f"{time.perf_counter() - started:.0f} s"
     console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
     if maker:
-        console.print(
-            f"Look at the study: {plot_command(study, masked(places.storage))}", highlight=False, soft_wrap=True
-        )
+        look = f"Look at the study: {plot_command(study, masked(places.storage))}"
+        console.print(look, highlight=False, soft_wrap=True, markup=False)
     if not complete:
         again = "The same command without --fresh" if options.fresh else "The same command"
         console.print(f"Stopped before the end. {again} goes on from here.", soft_wrap=True)

@@ -12,7 +12,7 @@ from ram_tune.search.jobs import Outcome
 from ram_tune.search.objectives import COSTS, DIRECTIONS, metric
 from ram_tune.search.parameters import at_edge, distributions, short, within
 from ram_tune.search.plan import Maker
-from ram_tune.search.sampling import PAPERS, confirmations, tried
+from ram_tune.search.settings import PAPERS, confirmations, tried
 from ram_tune.search.study import Study
 from ram_tune.search.verdicts import unconfirmed, verdict, verdicts
 

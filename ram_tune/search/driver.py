@@ -20,7 +20,7 @@ from ram_tune.search.lease import Held
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
-from ram_tune.search.sampling import Need, tried
+from ram_tune.search.settings import Need, tried
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
 from ram_tune.training.results import epochs, read_summary
@@ -133,7 +133,8 @@ def carry_out(
             ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
             raise
         outcomes = {**known, **ended}
-        complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in queue.jobs) and not queue.more
+        wanted = queue.jobs.keys() - queue.finished
+        complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in wanted) and not queue.more
         status = "KILLED" if not complete else "FAILED" if any_failed(outcomes) else "FINISHED"
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)

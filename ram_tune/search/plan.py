@@ -16,7 +16,7 @@ from ram_tune.search.space import Space
 
 if TYPE_CHECKING:
     from ram_tune.data.roles import Dataset
-    from ram_tune.search.sampling import Need
+    from ram_tune.search.settings import Need
 
 
 def base_config(space: Space, data: str, data_root: str, overrides: Mapping[str, Any]) -> Config:

@@ -11,16 +11,17 @@ import math
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ram_tune.errors import BadInput, error_line
-from ram_tune.search.findings import Tried, best
+from ram_tune.errors import error_line
+from ram_tune.search.findings import Tried
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.judge import Judge
 from ram_tune.search.objectives import DIRECTIONS, metric, parse_constraint
-from ram_tune.search.parameters import changes, plain, suggest
+from ram_tune.search.parameters import suggest
 from ram_tune.search.samplers import judges_epochs, pruner, sampler
+from ram_tune.search.settings import STATES, Need, confirmations, tried
 from ram_tune.search.space import Space
 from ram_tune.search.study import Study
 
@@ -32,24 +33,6 @@ IN_THE_RUNNING = 1 / 3
 
 ASKS = 50
 """How often in a row the sampler may name a setting that was tried before, until there is nothing new to try."""
-
-
-STATES: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-"""Optuna's → ours; others are open."""
-
-
-PAPERS = "the paper's, confirmed"
-
-
-@dataclass(frozen=True)
-class Need:
-    """A run that is wanted."""
-
-    name: str  # the setting's
-    values: dict[str, Any]  # field → value, of the parameters that apply
-    seed: int  # counted from the base configuration's
-    cheap: bool = False  # as `fidelity` has it
-    trial: int | None = None  # None: one of those that confirm, no trial
 
 
 class Sampling:
@@ -346,74 +329,6 @@ class Sampling:
             self.optuna.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
         judged = self._judged_objective()
         self.judge.ended(number, state, values[judged] if values and judged >= 0 else None)  # type: ignore[arg-type]
-
-
-def tried(study: Study) -> list[Tried]:
-    """Every setting of a sampled search, in the order in which they were named."""
-    runs = study.runs()
-    found = []
-    for trial in study.study.get_trials(deepcopy=False):
-        attrs = trial.user_attrs
-        if "values" not in attrs:
-            continue
-        state = STATES.get(trial.state.name, "open")
-        if attrs.get("pruned"):
-            state = "pruned"
-        mine = [run for run in runs.values() if run["setting"] == f"#{trial.number}"]
-        found.append(
-            Tried(
-                number=trial.number,
-                values=attrs["values"],
-                state=state,
-                objectives=tuple(trial.values or ()) if state == "finished" else (),
-                seeds=tuple(map(tuple, attrs.get("seeds", ()))),
-                feasible=all(excess <= 0 for excess in attrs.get("constraints", ())),
-                reason=attrs.get("reason", ""),
-                epochs=sum(run.get("epochs", 0) for run in mine),
-                paper=bool(attrs.get("paper")),
-                cheap="cheap" in attrs and not attrs.get("promoted"),
-            )
-        )
-    return found
-
-
-def confirmations(space: Space, tried: Sequence[Tried], paper: Mapping[str, Any] | None) -> list[Need]:
-    """The runs that confirm: of the best setting, and of the paper's where that is another one."""
-    chosen = best(tried, [DIRECTIONS[name] for name in space.objectives])
-    if chosen is None:
-        return []
-    fresh = range(space.seeds, space.seeds + space.confirm)
-    needs = [Need(PAPERS, dict(paper or {}), seed) for seed in fresh]
-    if not chosen.paper:
-        needs += [Need(f"#{chosen.number}, confirmed", chosen.values, seed) for seed in fresh]
-    return needs
-
-
-def agree(study: Study, space: Space) -> None:
-    """Note what the settings of this study are drawn from. Raises BadInput where it was something else before."""
-    mine = {
-        "parameters": plain(space.parameters),
-        "objectives": list(space.objectives),
-        "constraints": list(space.constraints),
-        "fidelity": dict(space.fidelity),
-    }
-    known = study.note("space")
-    if known is None:
-        study.set_note("space", mine)
-        return
-    differ = changes(known["parameters"], mine["parameters"])
-    differ += [
-        f"{key}: {known[key]} before, {mine[key]} now"
-        for key in mine
-        if key != "parameters" and known[key] != mine[key]
-    ]
-    if differ:
-        raise BadInput(
-            f"search space of study {study.name}",
-            found="; ".join(differ),
-            expected="what its settings were drawn from before",
-            remedy="Start anew with --fresh, or under another name.",
-        )
 
 
 def _excess(metrics: Mapping[str, float], limit: tuple[str, str, float]) -> float:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from searches import Searches
 
+from ram_tune.search.findings import best
+from ram_tune.search.settings import tried
+from ram_tune.search.study import open_study
+
 pytestmark = pytest.mark.drill
 
+DRAWN = """\
+version: 1
+title: Drawn
+parameters:
+  model.regions: {int: [1, 6]}
+  loss.anchor_weight: {float: [0.001, 1.0], log: true, when: {model.regions: {above: 1}}}
+pruner: hyperband
+budget: {trials: 8}
+confirm: 2
+"""
 ARMS = "none", "S+P", "A+S", "A+P", "A+S+P"
 
 
@@ -75,4 +91,52 @@ def test_killed_again_and_again(pictures, tiny, tmp_path, workers):
     assert searches.epochs(children.pop("stage 1")) == [1, 2]
     for name, run in children.items():
         assert searches.epochs(run) == list(range(1, 13)), name
-        assert run.data.metrics["test/mAP"] > 0
+
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = Searches(tmp_path / "undisturbed", pictures, fields)
+    assert undisturbed.run("constraints", *options).returncode == 0
+    _, others = undisturbed.children("constraints-labels")
+    for name, run in children.items():
+        for metric in ("test/mAP", "selection/mAP", "test/OF1"):
+            assert run.data.metrics[metric] == others[name].data.metrics[metric], (name, metric)
+
+
+def test_a_sampled_search_killed_at_ten_random_moments(pictures, tiny, tmp_path):
+    fields = [field for field in tiny if not field.startswith(("training.epochs", "model.regions"))]
+    searches = Searches(tmp_path, pictures, [*fields, "training.epochs=9"])
+    (tmp_path / "drawn.yaml").write_text(DRAWN)
+    moments = random.Random(0)
+    for _ in range(10):
+        search = searches.start(str(tmp_path / "drawn.yaml"), "--workers", "0")
+        left = moments.randint(1, 9)
+        for line in search.stdout:
+            left -= "epoch" in line or "started" in line
+            if not left:
+                break
+        time.sleep(moments.uniform(0, 1))
+        os.killpg(search.pid, signal.SIGKILL)
+        search.stdout.close()
+        search.wait()
+    done = searches.run(str(tmp_path / "drawn.yaml"), "--workers", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    (name,) = (path.name for path in (tmp_path / "ram_tune_runs").iterdir() if path.is_dir())
+    study = open_study(f"sqlite:///{tmp_path}/ram_tune_runs/studies.db", name, exactly=True)
+    settings = tried(study)
+    assert len(settings) == 8 and {one.state for one in settings} <= {"finished", "pruned"}
+    runs = study.runs()
+    _, children = searches.children("drawn-labels")
+    assert set(children) == {
+        f"{run['setting']} · seed {run['seed']}" if run["kind"] != "stage1" else "stage 1" for run in runs.values()
+    }
+    assert (
+        len(children) == len(runs) == 1 + 8 + 2 * (1 if settings[0].paper and best(settings, ["maximize"]).paper else 2)
+    )
+    for child, run in children.items():
+        last = 2 if child == "stage 1" else 9
+        epochs = searches.epochs(run)
+        assert epochs == list(range(1, len(epochs) + 1)), child
+        if run.info.status == "FINISHED":
+            assert len(epochs) == last
+        else:
+            assert "rank" in run.data.tags["ram_tune.given_up"]

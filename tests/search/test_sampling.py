@@ -12,7 +12,7 @@ from simulated import EPOCHS, Simulated, memory, space
 
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import Outcome
-from ram_tune.search.sampling import agree
+from ram_tune.search.settings import agree
 from ram_tune.search.study import Study, open_study
 
 TWO = {"loss.anchor_weight": {"float": [0.0, 1.0]}, "loss.scale_threshold": {"float": [0.01, 1.0]}}

@@ -140,6 +140,79 @@ def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
     assert not list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/last.pt"))
 
 
+DRAWN = """\
+version: 1
+title: Drawn
+parameters:
+  model.regions: {int: [1, 2]}
+  loss.scale_threshold: {float: [0.2, 1.0]}
+objectives: [mAP, parameters]
+constraints: [ms_per_image <= 10000]
+pruner: {name: successive_halving, judge: mAP}
+budget: {trials: 3}
+"""
+
+
+@pytest.mark.ray
+def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(searches, tmp_path):
+    searches.fields = [field for field in searches.fields if not field.startswith("model.regions")]
+    space = tmp_path / "drawn.yaml"
+    space.write_text(DRAWN)
+    first = searches.run(str(space), "--workers", "0")
+    assert first.returncode == 0, first.stdout + first.stderr
+    parent, children = searches.children("drawn-labels")
+    assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(3))}
+    for name, run in children.items():
+        if name != "stage 1" and run.info.status == "FINISHED":
+            assert run.data.metrics["cost/parameters"] > 0
+            assert run.data.params["model.regions"] in ("1", "2")
+    assert "3 settings" in first.stdout and "winner's curse" in first.stdout
+    assert "optuna-dashboard sqlite:///" in first.stdout
+
+    more = searches.run(str(space), "--workers", "0", "--trials", "4")
+    assert more.returncode == 0, more.stdout + more.stderr
+    _, children = searches.children("drawn-labels")
+    assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(4))}
+    assert "#3 · seed 0" in more.stdout and "#2 · seed 0  started" not in more.stdout
+
+    space.write_text(DRAWN.replace("0.2", "0.3"))
+    refused = searches.run(str(space), "--workers", "0")
+    assert refused.returncode == 2
+    assert "loss.scale_threshold" in refused.stderr and "--fresh" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        (("pruner: {name: successive_halving, judge: mAP}", "sampler: tpee"), [], "tpee.*tpe"),
+        (("successive_halving", "hyperbnd"), [], "hyperbnd.*hyperband"),
+        (("judge: mAP", "judge: mAP, options: {eta: 3}"), [], "eta"),
+        (("pruner: {name: successive_halving, judge: mAP}", "sampler: cmaes"), [], "cmaes"),
+        (("[mAP, parameters]", "[mAPP]"), [], "mAPP.*mAP"),
+        (("[0.2, 1.0]", "[1.0, 0.2]"), [], "scale_threshold"),
+        (("budget: {trials: 3}", "fidelity: {execution.threads: 1}"), [], "fidelity"),
+        (("budget: {trials: 3}", "budget: {trials: -3}"), [], "trials"),
+        (None, ["--trials", "0"], "--trials"),
+        (None, ["--hours", "-1"], "--hours"),
+        (None, ["--arms", "none"], "--arms"),
+        (None, ["--set", "model.regions=2"], "model.regions.*searched"),
+    ],
+)
+def test_a_sampled_search_is_checked_before_anything_starts(change, arguments, words, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawn.yaml").write_text(DRAWN.replace(*change) if change else DRAWN)
+    with pytest.raises(BadInput, match=words):
+        main(["drawn.yaml", "--data", str(pictures), "--cache-dir", "cache", *arguments])
+    assert not (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob("ram_tune_runs/*"))
+
+
+def test_options_of_sampled_searches_are_refused_for_arms(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for option in ("--trials", "--hours", "--gpu-hours", "--confirm"):
+        with pytest.raises(BadInput, match=f"{option}.*named arms"):
+            main(["constraints", option, "3"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
