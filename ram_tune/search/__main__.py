@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ram_tune.search.driver import Places, known_outcomes, to_do
     from ram_tune.search.objectives import DIRECTIONS
     from ram_tune.search.plan import Maker, plan, study_name
-    from ram_tune.search.settings import Need, agree
+    from ram_tune.search.settings import Need, agree, planned, tried
     from ram_tune.search.study import open_study
     from ram_tune.training.run import make_ready
 
@@ -96,11 +96,22 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # the tables' own width, in a file as well
+    what = count_of(jobs, todo)
+    if maker:
+        before = sum(one.state != "open" for one in tried(study)) if study else 0
+        what = f"{space.budget.trials} settings" + (f", {before} of them tried before" if before else "")
     if options.dry_run:
+        from ram_tune.search.answer import space_table
+        from ram_tune.search.estimate import expected
         from ram_tune.search.report import plan_table
 
-        console.print(f"{space.title} on {dataset.name}: {count_of(jobs, todo)}", highlight=False)
-        console.print(plan_table(jobs, {job.fingerprint for job in todo}, base))
+        console.print(f"{space.title} on {dataset.name}: {what}", highlight=False)
+        console.print(space_table(maker) if maker else plan_table(jobs, {job.fingerprint for job in todo}, base))
+        if maker:
+            todo = planned(maker, study)
+        gpus = base.execution.gpus_per_worker
+        said = expected(todo, study, caches, float(_has_gpu()) if gpus is None else gpus)
+        console.print(said, highlight=False, soft_wrap=True)
         return 0
     for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
         make_ready(config, dataset, caches)
@@ -112,9 +123,14 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         study.agree(space.arms)
     places = Places(storage, record, results / study.name, caches)
-    what = f"{space.budget.trials} settings" if maker else count_of(jobs, todo)
     _greet(console, f"{space.title} on {dataset.name}: {what}", places)
     return _search(options, name, space, base, dataset, [] if maker else jobs, study, places, console, maker)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _check_sampled(space: Space, base: Config, options: argparse.Namespace) -> None:

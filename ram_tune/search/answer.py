@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from ram_tune.search.findings import Confirmed, Direction, best, importance_table, importances, settings_table
 from ram_tune.search.jobs import Outcome
@@ -57,6 +58,19 @@ def _tested(metrics: Mapping[str, float], objective: str) -> float:
     """An objective on the test images; of those that know no images, or no test, as it is."""
     name = metric(objective) if objective in (*COSTS, "loss") else f"test/{objective}"
     return metrics.get(name, math.nan)
+
+
+def space_table(maker: Maker) -> Table:
+    """What is drawn from what, and the paper's value of it."""
+    table = Table(title="Parameters")
+    for column in ("parameter", "drawn from", "the paper's"):
+        table.add_column(column, overflow="fold")
+    values = maker.base.flat()
+    for name, domain in maker.space.parameters.items():
+        paper = values[name]
+        shown = ("off", "on")[paper] if isinstance(paper, bool) else f"{paper}"
+        table.add_row(*map(Text, (name, domain.words(), shown)))
+    return table
 
 
 def plot_command(study: Study, storage: str) -> str:

@@ -68,8 +68,9 @@ class Books:
         else:
             self.record.stopped(run, outcome.pruned)
         job = self.jobs[run]
-        self.study.ended(job, outcome, self.runs[job.setting], self.epochs.get(run, 0), self._gpu_seconds(run))
-        self.gpus.pop(run, None)
+        gpus, since = self.gpus.pop(run, (0.0, time.monotonic()))
+        epochs, seconds = self.epochs.pop(run, 0), time.monotonic() - since
+        self.study.ended(job, outcome, self.runs[job.setting], epochs, seconds, gpus)
         if self.sampling:
             self.sampling.ended(run, outcome)
             values = [one.objectives[0] for one in self.sampling.tried() if one.objectives]
@@ -84,16 +85,12 @@ class Books:
                 self.record.best(OBJECTIVE, max(values), len(values))
         return outcome
 
-    def _gpu_seconds(self, run: str) -> float:
-        gpus, since = self.gpus.get(run, (0.0, 0.0))
-        return gpus and gpus * (time.monotonic() - since)
-
     def beat(self) -> str:
         if not self.study.lease.beat(self.held):
             return "another driver has taken this search over; this one ends"
         if self.sampling is None:
             return ""
-        running = sum(map(self._gpu_seconds, self.gpus))
+        running = sum(gpus * (time.monotonic() - since) for gpus, since in self.gpus.values())
         before = sum(run.get("gpu_seconds", 0.0) for run in self.study.runs().values()) if running else 0.0
         return self.sampling.spent(before + running)
 

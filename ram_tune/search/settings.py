@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from ram_tune.errors import BadInput
 from ram_tune.search.findings import Tried, best
@@ -12,6 +14,10 @@ from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.parameters import changes, plain
 from ram_tune.search.space import Space
 from ram_tune.search.study import Study
+
+if TYPE_CHECKING:
+    from ram_tune.search.jobs import Job
+    from ram_tune.search.plan import Maker
 
 STATES: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 """Optuna's → ours; others are open."""
@@ -97,3 +103,20 @@ def agree(study: Study, space: Space) -> None:
             expected="what its settings were drawn from before",
             remedy="Start anew with --fresh, or under another name.",
         )
+
+
+def planned(maker: Maker, study: Study | None) -> list[Job]:
+    """The jobs that a sampled search will have run at its end, less those of settings that ended before: all of the size of
+    the paper's setting.
+    """
+    space, names = maker.space, count()
+    there = sum(one.state != "open" for one in tried(study)) if study else 0
+
+    def run(cheap: bool = False) -> Job:
+        return replace(maker.jobs(Need("", {}, 0, cheap))[-1], fingerprint=str(next(names)))
+
+    settings = max(space.budget.trials - there, 0)
+    jobs = [] if there else maker.jobs(Need("", {}, 0))[:-1]
+    full = math.ceil(settings * space.promote) if space.fidelity else settings
+    jobs += [run(cheap=True) for _ in range(settings if space.fidelity else 0)]
+    return jobs + [run() for _ in range(full * space.seeds + 2 * space.confirm)]

@@ -64,13 +64,19 @@ class Study:
         before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
         if job.kind != "stage1" and not job.sampled:
             self._open(job.setting)
-        spent = before.get("epochs", 0), before.get("gpu_seconds", 0.0)
+        spent = before.get("epochs", 0), before.get("seconds", 0.0), before.get("gpu_seconds", 0.0)
         self._write(job, "running", Outcome(), before["attempts"] + 1, *spent)
 
     def ended(
-        self, job: Job, outcome: Outcome, runs: Sequence[str] = (), epochs: int = 0, gpu_seconds: float = 0.0
+        self,
+        job: Job,
+        outcome: Outcome,
+        runs: Sequence[str] = (),
+        epochs: int = 0,
+        seconds: float = 0.0,
+        gpus: float = 0.0,
     ) -> None:
-        """A job ended, after so many epochs and GPU-seconds.
+        """A job ended, after so many epochs in all, and so many seconds on `gpus` GPUs since it started last.
 
         The trial of an arm is told when none of `runs` (the fingerprints of its runs) is left: its value is the mean over
         the finished ones; with none finished the trial has failed. A stopped run leaves the trial open: the next driver
@@ -80,8 +86,10 @@ class Study:
         arm = job.kind != "stage1" and not job.sampled
         if arm and not before["attempts"]:
             self._open(job.setting)  # it fails before it ever started
-        spent = before.get("gpu_seconds", 0.0) + gpu_seconds
-        self._write(job, outcome.state, outcome, before["attempts"], max(epochs, before.get("epochs", 0)), spent)
+        spent = max(epochs, before.get("epochs", 0)), before.get("seconds", 0.0) + seconds
+        self._write(
+            job, outcome.state, outcome, before["attempts"], *spent, before.get("gpu_seconds", 0.0) + gpus * seconds
+        )
         if arm:
             self.settle(job.setting, runs)
 
@@ -120,7 +128,7 @@ class Study:
         self.study.set_user_attr(f"note:{key}", value)
 
     def _write(
-        self, job: Job, state: str, outcome: Outcome, attempts: int, epochs: int = 0, gpu_seconds: float = 0.0
+        self, job: Job, state: str, outcome: Outcome, attempts: int, epochs: int, seconds: float, gpu_seconds: float
     ) -> None:
         run = {
             "kind": job.kind,
@@ -133,6 +141,7 @@ class Study:
             "error": outcome.error[-ERROR_CHARACTERS:],
             "pruned": outcome.pruned,
             "epochs": epochs,
+            "seconds": seconds,
             "gpu_seconds": gpu_seconds,
         }
         self.study.set_user_attr(f"run:{job.fingerprint}", run)

@@ -160,7 +160,7 @@ def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(searches, 
     space.write_text(DRAWN)
     first = searches.run(str(space), "--workers", "0")
     assert first.returncode == 0, first.stdout + first.stderr
-    parent, children = searches.children("drawn-labels")
+    _, children = searches.children("drawn-labels")
     assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(3))}
     for name, run in children.items():
         if name != "stage 1" and run.info.status == "FINISHED":
@@ -254,6 +254,7 @@ def test_a_dry_run_says_what_would_be_run_and_leaves_nothing(pictures, tiny, tmp
     said = capsys.readouterr().out
     assert "5 runs and 1 stage 1" in said
     assert said.count("to run") == 6
+    assert "expected: 6 trainings, 17 epochs" in said and "timed here" in said  # 5 of 3 epochs, stage 1 of 2
     assert not (tmp_path / "mlflow.db").exists()
     assert not list((tmp_path / "ram_tune_runs").iterdir())
 
