@@ -63,7 +63,7 @@ class Desk:
         self.events: list[Event] = []  # those that `poll` has not handed out for good
         self.forgotten = 0  # how many came before them
         self.stopping = False
-        self.complaint = ""
+        self.complaint = self.reason = ""
         threading.Thread(target=self._live, args=(beat_seconds,), daemon=True).start()
 
     # for workers
@@ -113,6 +113,10 @@ class Desk:
             self.forgotten = max(seen, self.forgotten)
         return self.name, list(self.events), self.stopping
 
+    def why_stopped(self) -> str:
+        """Why the desk itself ended the search, or empty."""
+        return self.reason
+
     def told_to_stop(self, run: str) -> bool:
         return self.stopping or self.books.gave_up(run)
 
@@ -130,7 +134,7 @@ class Desk:
             except Exception as error:  # the storage is away: the next beat may find it again
                 lost, complaint = "", f"the study's storage does not answer: {error}"
             if lost:
-                self.stopping = True
+                self.stopping, self.reason = True, lost
             if complaint and not self.complaint:  # once, not at every attempt that words it otherwise
                 self._say(type="notice", text=complaint)
             self.complaint = complaint

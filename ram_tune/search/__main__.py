@@ -210,17 +210,17 @@ def _search(
     study.lease.claim(held)
     try:
         known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
-        complete = True
+        why = ""
         if maker or to_do(jobs, known):
             manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
-            outcomes, complete = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
+            outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
         else:
             outcomes = known
             send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
         if maker:
             jobs, outcomes = chosen_jobs(study, maker), study.outcomes()
-        said = register_best(jobs, outcomes, study, places, about) if complete else ""
-        if complete and options.keep_checkpoints == "none":
+        said = register_best(jobs, outcomes, study, places, about) if not why else ""
+        if not why and options.keep_checkpoints == "none":
             drop_weights(jobs, outcomes)
     finally:
         study.lease.release(held)
@@ -235,10 +235,10 @@ def _search(
     if maker:
         look = f"Look at the study: {plot_command(study, masked(places.storage))}"
         console.print(look, highlight=False, soft_wrap=True, markup=False)
-    if not complete:
+    if why:
         again = "The same command without --fresh" if options.fresh else "The same command"
-        console.print(f"Stopped before the end. {again} goes on from here.", soft_wrap=True)
-        return 130
+        console.print(f"Stopped before the end: {why}. {again} goes on from here.", soft_wrap=True)
+        return 0 if "budget" in why else 130
     failed = failed_everywhere(study) if maker else any_failed(outcomes)  # a setting that fails is a result, too
     return 1 if failed else 0
 

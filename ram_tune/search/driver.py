@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -84,9 +84,9 @@ def carry_out(
     summarise: Callable[[Mapping[str, Outcome]], str],
     console: Console,
     maker: Maker | None = None,
-) -> tuple[dict[str, Outcome], bool]:
-    """Run what is missing of the plan `jobs` → every outcome of it, those `known` before among them, and whether all had
-    their turn (not after Ctrl-C, nor where a budget was spent).
+) -> tuple[dict[str, Outcome], str]:
+    """Run what is missing of the plan `jobs` → every outcome of it, those `known` before among them, and why not all had
+    their turn (interrupted, a budget spent); empty where they had.
 
     Of a sampled search there is no plan: `maker` makes its jobs as they are wanted. The caller holds the study's lease with
     `held`; the desk keeps it alive. Raises BadInput for a job that can never be placed.
@@ -136,9 +136,11 @@ def carry_out(
         wanted = queue.jobs.keys() - queue.finished
         complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in wanted) and not queue.more
         status = "KILLED" if not complete else "FAILED" if any_failed(outcomes) else "FINISHED"
+        reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
+        why = "" if complete else str(reason or "it was interrupted")
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)
-    return outcomes, complete
+    return outcomes, why
 
 
 def chosen_jobs(study: Study, maker: Maker) -> list[Job]:

@@ -27,6 +27,7 @@ from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue
 from ram_tune.search.layout import Layout, Node, fits
+from ram_tune.training.checkpoint import LAST
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
 POLL_SECONDS = 0.3
@@ -169,6 +170,10 @@ class _Feed(Searcher):
             if outcome.state == "stopped" and not ray.get(self.desk.told_to_stop.remote(job.fingerprint)):
                 outcome = Outcome(error="it ended without a result, and nobody had asked it to stop")
         outcome = self._end(job, outcome, history)
+        if (
+            outcome.state == "pruned" and result and not self.work.keep_all
+        ):  # it never goes on: its optimiser is of no use
+            (Path(result["checkpoint"]) / LAST).unlink(missing_ok=True)
         for dropped in self.queue.ended(job, outcome):
             if outcome.state == "failed":
                 self._end(dropped, Outcome(error=f"not run: {job.name}, which it starts from, failed"), [])

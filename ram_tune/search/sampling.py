@@ -130,9 +130,9 @@ class Sampling:
         """Why nothing more may be started and running jobs end at their epoch; empty while there is budget."""
         budget = self.space.budget
         if budget.hours and self.clock() - self.since >= 3600 * budget.hours:
-            return f"the budget of {budget.hours:g} hours is spent: running jobs end with this epoch"
+            return f"the budget of {budget.hours:g} hours is spent"
         if budget.gpu_hours and gpu_seconds >= 3600 * budget.gpu_hours:
-            return f"the budget of {budget.gpu_hours:g} GPU-hours is spent: running jobs end with this epoch"
+            return f"the budget of {budget.gpu_hours:g} GPU-hours is spent"
         return ""
 
     # asking
