@@ -238,9 +238,11 @@ class Execution(Section):
 
     device: str = "auto"
     """`auto`: a GPU where there is one; or a torch device. Default auto."""
-    workers: int = Field(default=1, ge=0, le=1)
-    """Processes that train one run of a search: 1, a Ray Train worker; 0, none of its own: many small runs, one after
-    another, share a process and its start. Default 1."""
+    workers: int = Field(default=1, ge=0, le=1024)
+    """Processes that train one run of a search, each with its share of every batch; 0, none of its own: many small runs,
+    one after another, share a process and its start. Default 1."""
+    fewest_workers: int = Field(default=0, ge=0)
+    """A run may go on with so few of its workers where there is room for no more; 0: with all of them. Default 0."""
     cpus_per_worker: float = Field(default=0, ge=0)
     """CPUs reserved for each of them; 0: an equal share of the cluster for each run at hand. Default 0."""
     gpus_per_worker: float | None = Field(default=None, ge=0)

@@ -97,7 +97,7 @@ def _on_cluster(
             keep_all=False,
         )
         resources = layout([Job("evaluate", "evaluation", config, identity, "")], nodes).resources[identity]
-        ended = run_job(TrialConfig(order=order, storage=str(folder), workers=1, resources=resources))
+        ended = run_job(TrialConfig(order=order, storage=str(folder), workers=1, fewest=0, resources=resources))
         outcome, _ = read_outcome(ended["checkpoint"])
     summary = read_summary(Path(ended["checkpoint"])) if outcome.state == "finished" else None
     if summary is None:

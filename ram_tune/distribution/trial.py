@@ -34,6 +34,7 @@ class TrialConfig(TypedDict):
     order: Order
     storage: str  # the folder of all runs
     workers: int
+    fewest: int  # workers with which it may go on; 0: all
     resources: dict[str, float]  # CPU and GPU of a worker
 
 
@@ -80,7 +81,9 @@ def _train(job: TrialConfig) -> str:
         train_worker,
         train_loop_config=dict(job["order"]),
         scaling_config=ScalingConfig(
-            num_workers=job["workers"], use_gpu="GPU" in resources, resources_per_worker=resources
+            num_workers=(job["fewest"], job["workers"]) if 0 < job["fewest"] < job["workers"] else job["workers"],
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             # The same name in the same place goes on from its last checkpoint, whoever was lost.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from ram_tune.distribution.desk import Line
 
@@ -63,12 +64,12 @@ class Folder:
 
 
 class TrainCheckpoints:
-    """Ray Train's checkpoints: a local folder, whose files are handed over at every commit."""
+    """Ray Train's checkpoints: a local folder, whose files the first of its workers hands over at every commit."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, writes: bool = True):
         import ray.train
 
-        self.folder = folder
+        self.folder, self.writes = folder, writes
         if (kept := ray.train.get_checkpoint()) is not None:
             with kept.as_directory() as found:
                 shutil.copytree(found, folder, dirs_exist_ok=True)
@@ -77,6 +78,9 @@ class TrainCheckpoints:
         import ray.train
         from ray.train import Checkpoint
 
+        if not self.writes:  # all report, or all wait
+            ray.train.report({"epoch": epoch})
+            return
         with tempfile.TemporaryDirectory(prefix="ram_tune-report-", dir=self.folder.parent) as parcel:
             for name in names:
                 (Path(parcel) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,49 @@ def train_worker(order: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="ram_tune-") as parent:
         folder = Path(parent) / "run"
         folder.mkdir()
-        work(Order(**order), TrainCheckpoints(folder), Line(order["desk"], order["run"]))
+        meeting = _meeting()
+        first = meeting.rank == 0
+        line = Line(order["desk"], order["run"]) if first else Mute()
+        work(Order(**order), TrainCheckpoints(folder, first), line, meeting)
+
+
+class Meeting(NamedTuple):
+    """Which of several workers this one is, and where they meet: see training.ranks."""
+
+    rank: int = 0
+    world: int = 1
+    address: str = ""
+
+
+BY_ITSELF = Meeting()
+
+
+def _meeting() -> Meeting:
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+    from ray.util import get_node_ip_address
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if world == 1:
+        return BY_ITSELF
+    with socket.socket() as free:
+        free.bind(("", 0))
+        here = f"tcp://{get_node_ip_address()}:{free.getsockname()[1]}"
+    return Meeting(rank, world, broadcast_from_rank_zero(here))
+
+
+class Mute(Line):
+    """The line of a worker that is not the first: that one speaks for all."""
+
+    def __init__(self) -> None: ...
+
+    def report(self, epoch: int, metrics: Mapping[str, float], past: bool = False) -> bool:
+        return True
+
+    def worker(self, about: Mapping[str, str]) -> None: ...
+
+    def progress(self, **values: Any) -> None: ...
 
 
 def work_in_folder(order: Order, folder: Path) -> None:
@@ -101,7 +147,7 @@ def work_in_folder(order: Order, folder: Path) -> None:
         work(order, Folder(folder, order["keep_all"]), Line(order["desk"], order["run"]))
 
 
-def work(order: Order, place: Place, line: Line) -> None:
+def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -> None:
     """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt."""
     from ram_tune.errors import BadInput
     from ram_tune.training import checkpoint
@@ -113,29 +159,33 @@ def work(order: Order, place: Place, line: Line) -> None:
         return  # it was lost after its last word
     (place.folder / ERROR).unlink(missing_ok=True)
     try:
-        (_evaluate if order["kind"] == "evaluate" else _train)(order, place, line)
+        if order["kind"] == "evaluate":
+            _evaluate(order, place, line)
+        else:
+            _train(order, place, line, meeting)
     except (BadInput, NotFiniteError):
         write(place.folder / ERROR, traceback.format_exc())
         left = [name for name in (checkpoint.BEST, checkpoint.LAST) if (place.folder / name).exists()]
         place.commit(ERROR, *left)
 
 
-def _train(order: Order, place: Place, line: Line) -> None:
+def _train(order: Order, place: Place, line: Line, meeting: Meeting) -> None:
     from ram_tune.data.cache import telling
     from ram_tune.distribution.usage import Usage, whereabouts
     from ram_tune.training import checkpoint
     from ram_tune.training.judging import finish, write_pictures
     from ram_tune.training.loop import fit
+    from ram_tune.training.ranks import join, leave
     from ram_tune.training.results import CONFIG, config_yaml, write, write_results
-    from ram_tune.training.run import prepare
+    from ram_tune.training.run import device_of, prepare
 
-    config = _config(order)
+    config, first = _config(order), meeting.rank == 0
+    ranks = join(*meeting, device_of(config.execution.device))
     checkpoint.recover(place.folder)
     best, last = place.folder / checkpoint.BEST, place.folder / checkpoint.LAST
     with _weights(order["starts"]) as stage1:
-        run = prepare(
-            config, Path(order["cache_dir"]), stage1[0] if stage1 else None, last=last if last.exists() else None
-        )
+        start, going_on = stage1[0] if stage1 else None, last if last.exists() else None
+        run = prepare(config, Path(order["cache_dir"]), start, last=going_on, ranks=ranks)
     write(place.folder / CONFIG, config_yaml(config))
     line.worker(whereabouts(run.device))
     for past in run.history:  # the desk may have missed some
@@ -150,19 +200,27 @@ def _train(order: Order, place: Place, line: Line) -> None:
 
     for epoch in fit(run, progress):
         run.history[-1] |= usage.read()
-        weights = run.weights() if epoch.is_best else None
-        checkpoint.save_epoch(place.folder, weights, run.state(), config, run.fingerprint)
-        write_pictures(run, place.folder)
+        if first:
+            weights = run.weights() if epoch.is_best else None
+            checkpoint.save_epoch(place.folder, weights, run.state(), config, run.fingerprint)
+            write_pictures(run, place.folder)
         place.commit(*_files(place.folder), epoch=epoch.epoch)
         if epoch.epoch == 1 and run.start:
             line.report(0, run.start)
-        if not line.report(epoch.epoch, _metrics(run.history[-1])) and run.epoch < config.training.epochs:
+        go = ranks.from_first(line.report(epoch.epoch, _metrics(run.history[-1])))
+        if not go and run.epoch < config.training.epochs:
+            leave()
             return  # told to stop; the same job goes on from here
 
     line.progress(type="state", text="final test")
-    run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
-    write_results(run, finish([run]), place.folder)
-    last.unlink()  # only an unfinished run needs it
+    if first:
+        run.network.load_state_dict(checkpoint.load(best, config, run.fingerprint)["network"])
+    ranks.same(run.network)
+    judged = finish([run])
+    if first:
+        write_results(run, judged, place.folder)
+        last.unlink()  # only an unfinished run needs it
+    leave()
     place.commit(*_files(place.folder))
 
 

@@ -302,8 +302,10 @@ def _chosen(space: Space, arms: list[str] | None) -> Space:
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """--set, and the options that are short for a field."""
     overrides = parse_set(options.set)
-    for option, field in (("workers", "execution.workers"), ("gpus_per_worker", "execution.gpus_per_worker")):
-        value = getattr(options, option)
+    fewest, most = _workers(options.workers)
+    given = {"workers": most, "fewest_workers": fewest, "gpus_per_worker": options.gpus_per_worker}
+    for option, value in given.items():
+        field = f"execution.{option}"
         if value is not None and overrides.setdefault(field, value) != value:
             raise BadInput(
                 f"--{option.replace('_', '-')} {value}",
@@ -311,6 +313,22 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
                 expected="one of them",
             )
     return overrides
+
+
+def _workers(text: str | None) -> tuple[int | None, int | None]:
+    """`4` → (None, 4); `1:4` → (1, 4): fewest and most. Raises BadInput."""
+    if text is None:
+        return None, None
+    fewest, colon, most = text.rpartition(":")
+    try:
+        found = (int(fewest) if colon else None), int(most)
+    except ValueError:
+        found = None, -1
+    if found[1] < 0 or (colon and not 0 < (found[0] or 0) <= found[1]):
+        raise BadInput(
+            "--workers", found=repr(text), expected="a number such as 2, or the fewest and the most, such as 1:4"
+        )
+    return found
 
 
 def _positive(option: str, value: int | None) -> int | None:
@@ -352,9 +370,9 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to run it")
     how.add_argument(
         "--workers",
-        type=int,
         metavar="N",
-        help="1: a Ray Train worker for each run (default); 0: many small runs share one process",
+        help="Ray Train workers of each run, which share its batches (default: 1); 1:4: as many of them as there is room for; "
+        "0: many small runs share one process",
     )
     how.add_argument("--gpus-per-worker", type=float, metavar="N", help="such as 0.5 (default: 1 where there are any)")
     how.add_argument("--concurrency", type=int, metavar="N", help="runs at once (default: as many as fit)")

@@ -26,7 +26,7 @@ from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConf
 from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue
-from ram_tune.search.layout import Layout, Node, fits
+from ram_tune.search.layout import Layout, Node, fits, workers_of
 from ram_tune.training.checkpoint import LAST
 
 OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
@@ -144,15 +144,15 @@ class _Feed(Searcher):
             desk=self.work.desk_name,
             keep_all=self.work.keep_all,
         )
-        workers = job.config.execution.workers
-        return {
-            "job": TrialConfig(order=order, storage=str(self.work.folder / RUNS), workers=workers, resources=needed)
-        }
+        workers, fewest = workers_of(job), job.config.execution.fewest_workers
+        storage = str(self.work.folder / RUNS)
+        return {"job": TrialConfig(order=order, storage=storage, workers=workers, fewest=fewest, resources=needed)}
 
     def _has_room(self, job: Job) -> bool:
         """A driver that waits beside a running job would hold nothing, and start nothing."""
-        at_work = [self.work.laid_out.of(other) for other in self.running.values()]
-        return fits(self.work.laid_out.nodes, [*at_work, self.work.laid_out.of(job)]) or not at_work
+        laid_out = self.work.laid_out
+        at_work = [needed for other in self.running.values() for needed in laid_out.all_of(other)]
+        return fits(laid_out.nodes, [*at_work, *laid_out.all_of(job)]) or not at_work
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)

@@ -23,6 +23,10 @@ class Layout:
     at_once: int
     kinds: dict[str, dict[str, float]]  # the same of the jobs of a kind, for those that nobody knew of then
 
+    def all_of(self, job: Job) -> list[dict[str, float]]:
+        """The same for each of the workers that the job cannot do without."""
+        return [self.of(job)] * _needed(job)
+
     def of(self, job: Job) -> dict[str, float]:
         """CPU and GPU of a job's worker."""
         return self.resources.get(job.fingerprint) or self.kinds.get(job.kind) or self.kinds["train"]
@@ -41,17 +45,29 @@ def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> 
         execution = job.config.execution
         gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
         alike = sum((other.kind == "stage1") == (job.kind == "stage1") for other in jobs)
-        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike))
+        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike) * _needed(job))
         resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
         _require_room(job, resources[job.fingerprint], nodes)
-    most = max(_holds(nodes, **needed) for needed in resources.values())
+    most = max(_holds(nodes, **resources[job.fingerprint]) // _needed(job) for job in jobs)
     kinds = {job.kind: resources[job.fingerprint] for job in jobs}
     return Layout(tuple(nodes), resources, min(concurrency or most, most), kinds)
 
 
-def _share(nodes: Sequence[Node], gpus: float, jobs: int) -> float:
-    """The most CPUs, one at least, with which as many of `jobs` alike run at once as with one CPU each."""
-    wanted = min(jobs, _holds(nodes, CPU=1, GPU=gpus))
+def workers_of(job: Job) -> int:
+    """Worker processes of a job: an evaluation is the work of one."""
+    workers = job.config.execution.workers
+    return min(workers, 1) if job.kind == "evaluate" else workers
+
+
+def _needed(job: Job) -> int:
+    """Workers that a job cannot do without; one without any of its own takes as much as one."""
+    workers = max(workers_of(job), 1)
+    return min(job.config.execution.fewest_workers or workers, workers)
+
+
+def _share(nodes: Sequence[Node], gpus: float, workers: int) -> float:
+    """The most CPUs, one at least, with which as many of `workers` alike run at once as with one CPU each."""
+    wanted = min(workers, _holds(nodes, CPU=1, GPU=gpus))
     most = int(max(node["CPU"] for node in nodes))
     return float(next((n for n in range(most, 1, -1) if _holds(nodes, CPU=n, GPU=gpus) >= max(wanted, 1)), 1))
 
@@ -76,13 +92,14 @@ def fits(nodes: Sequence[Node], workers: Sequence[Mapping[str, float]]) -> bool:
 
 
 def _require_room(job: Job, needed: Mapping[str, float], nodes: Sequence[Node]) -> None:
-    if any(all(node[name] >= needed[name] for name in needed) for node in nodes):
+    workers = _needed(job)
+    if _holds(nodes, **needed) >= workers:
         return
     wanted = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
     there = "; ".join(", ".join(f"{amount:g} {name}" for name, amount in node.items()) for node in nodes)
     raise BadInput(
-        "execution.cpus_per_worker, execution.gpus_per_worker",
-        found=f"{wanted} for each run",
-        expected=f"what one machine has ({there})",
+        "execution.workers, cpus_per_worker, gpus_per_worker",
+        found=f"{wanted} for each of {workers} worker{'s' * (workers > 1)} of a run",
+        expected=f"what the machines have ({there})",
         remedy="The run could never start. Ask for less.",
     )

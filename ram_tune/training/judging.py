@@ -55,11 +55,12 @@ class Judged:
 
 @torch.inference_mode()
 def evaluate(run: Run, source: Source) -> Scores:
-    """The network's scores of every image of `source`, single crop."""
+    """The network's scores of every image of `source`, single crop; each rank sees its share, and hears of the rest."""
     run.network.eval()
-    scores, regions = [], []
+    ranks, scores, regions = run.ranks, [], []
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
-    for waiting in evaluation_batches(source, run.config.execution.evaluation_batch_size):
+    batch_size = run.config.execution.evaluation_batch_size
+    for waiting in evaluation_batches(source, batch_size, ranks.rank, ranks.world):
         batch = waiting.to(run.device)
         with run.autocast():
             prediction = run.network(batch.inputs)
@@ -68,12 +69,13 @@ def evaluate(run: Run, source: Source) -> Scores:
         scores.append(comparable(run.config, prediction.scores.float()))
         if prediction.regions is not None:
             regions.append(prediction.regions.float())
-    if not all(torch.isfinite(part).all() for part in scores):  # the last step's update can have broken the weights
+    found = ranks.gather(torch.cat(scores).cpu().numpy())
+    if not np.isfinite(found).all():  # the last step's update can have broken the weights
         raise NotFiniteError(f"epoch {run.epoch + 1}: the scores after the last batch are not finite. {REMEDY}")
     return Scores(
-        torch.cat(scores).cpu().numpy(),
-        torch.cat(regions).cpu().numpy() if regions else None,
-        (total / len(source)).cpu().numpy(),
+        found,
+        ranks.gather(torch.cat(regions).cpu().numpy()) if run.attends else None,
+        (ranks.sum(total) / len(source)).cpu().numpy(),
     )
 
 

@@ -63,8 +63,9 @@ def fit(run: Run, progress: Progress = lambda *_: None) -> Iterator[EpochReport]
 def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float]:
     """One pass over train → mean loss and terms, learning rate, images/s."""
     config, network = run.config.training, run.network
-    # Dropout then draws in a resumed epoch what it would have drawn in an uninterrupted run.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch)).generate_state(1)[0]))
+    ranks = run.ranks
+    # Dropout then draws in a resumed epoch what it would have drawn in an uninterrupted run, and on each rank its own.
+    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, ranks.rank)).generate_state(1)[0]))
     rate = learning_rate(config, epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
@@ -72,13 +73,16 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float]:
     log = torch.zeros(steps, 1 + len(run.criterion.terms), device=run.device)
     started = time.perf_counter()
     network.train()
-    for step, batch in enumerate(training_batches(run.train, config.batch_size, config.seed, epoch)):
+    images = 0
+    batches = training_batches(run.train, config.batch_size, config.seed, epoch, ranks.rank, ranks.world)
+    for step, batch in enumerate(batches):
         log[step] = optimise(run, batch.to(run.device))
+        images += len(batch.targets) * ranks.world
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-            _require_finite(log[: step + 1], run, epoch)
+            _require_finite(ranks.sum(log[: step + 1]), run, epoch)
             progress(step + 1, steps, float(log[step, 0]) / len(batch.targets))
     seconds = time.perf_counter() - started
-    means = (log.sum(0) / len(run.train)).tolist()
+    means = (ranks.sum(log.sum(0)) / images).tolist()
     return {
         **dict(zip(("loss", *run.criterion.terms), means, strict=True)),
         "learning_rate": rate,
@@ -87,12 +91,15 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float]:
 
 
 def optimise(run: Run, batch: Batch) -> Tensor:
-    """One step of the optimiser on one batch, in `execution.accumulate` pieces → (1 + T,) summed loss and terms."""
+    """One step of the optimiser on this rank's share of a batch, in `execution.accumulate` pieces → (1 + T,) summed loss
+    and terms of the share. Gradients are those of the mean over the whole batch: the shares are of one size, and DDP
+    averages over them.
+    """
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
     run.optimizer.zero_grad(set_to_none=True)
     for inputs, targets in zip(*(part.chunk(run.config.execution.accumulate) for part in batch[:2]), strict=True):
         with run.autocast():
-            prediction = run.network(inputs)
+            prediction = run.model(inputs)
         loss, terms = run.criterion(prediction, targets)
         (loss / len(batch.targets)).backward()
         total += torch.cat([loss.detach()[None], terms])

@@ -25,6 +25,7 @@ from ram_tune.models.recurrent import RMA
 from ram_tune.presets import from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
+from ram_tune.training.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -44,6 +45,15 @@ class Run:
     best_value: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
     start: dict[str, float] = field(default_factory=dict)  # `selection/…`: what its regions did before the first epoch
+    ranks: Ranks = ALONE  # the processes that train it together
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, its gradients averaged over ranks where there are several."""
+        if self.ranks.world == 1:
+            return self.network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.network, device_ids=devices)
 
     def annotations(self, role: str) -> Annotations:
         """The images of `train`, `selection` or `test`."""
@@ -166,6 +176,7 @@ def prepare(
     stage1: Path | None = None,
     dataset: Dataset | None = None,
     last: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Build a run; the same configuration and seed build the same one.
 
@@ -191,6 +202,7 @@ def prepare(
             raise BadInput("stage 1", found="no checkpoint", expected="the best.pt of this run's stage 1")
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
     run = _assemble(config, dataset, cache_dir, device, start)
+    run.ranks = ranks
     if last is not None:
         run.restore(checkpoint.load(last, config, run.fingerprint))
     return run

@@ -49,6 +49,7 @@ def test_a_driver_of_a_train_run_does_without_torch_and_without_a_desk(ray_clust
         order=order(config, run, tmp_path, "nobody"),
         storage=str(tmp_path / "runs"),
         workers=1,
+        fewest=0,
         resources={"CPU": 1, "GPU": 0},
     )
 

@@ -61,6 +61,24 @@ def test_a_process_that_is_lost_is_replaced_within_the_search(pictures, tiny, tm
     assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 61))
 
 
+@pytest.mark.parametrize("workers", ["2", "1:2"])
+def test_one_of_two_workers_of_a_run_is_lost(pictures, tiny, tmp_path, workers):
+    fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=40"]
+    searches = Searches(tmp_path, pictures, fields)
+    options = "constraints", "--arms", "A+S", "--workers", workers
+    search, said = searches.start(*options), []
+    for line in search.stdout:
+        said.append(line)
+        if line.startswith("A+S") and "epoch   4/40" in line:
+            found = pids("ray::RayTrainWorker", tmp_path)
+            assert len(found) == 2
+            os.kill(max(found), signal.SIGKILL)
+    assert search.wait() == 0, "".join(said)
+    parent, children = searches.children("constraints-labels")
+    assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
+    assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 41))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_killed_again_and_again(pictures, tiny, tmp_path, workers):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=12"]

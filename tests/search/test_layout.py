@@ -88,5 +88,18 @@ def test_what_fits_beside_what_runs(workers, expected):
     ],
 )
 def test_what_no_machine_could_hold_is_refused(execution, nodes):
-    with pytest.raises(BadInput, match=r"execution\.cpus_per_worker.*for each run; expected what one machine has"):
+    with pytest.raises(
+        BadInput, match=r"execution\.workers.*for each of 1 worker of a run; expected what the machines have"
+    ):
         layout(jobs(2, **execution), nodes)
+
+
+def test_a_run_of_several_workers_takes_room_for_each():
+    nodes = [node(4, 2), node(4, 2)]
+    two = layout(jobs(4, workers=2), nodes)
+    assert two.at_once == 2 and two.resources["train0"] == {"CPU": 2, "GPU": 1}
+    assert len(two.all_of(jobs(1, workers=2)[0])) == 2
+    with pytest.raises(BadInput, match="for each of 5 workers of a run"):
+        layout(jobs(1, workers=5), nodes)
+    elastic = layout(jobs(1, workers=5, fewest_workers=3), nodes)
+    assert elastic.at_once == 1 and len(elastic.all_of(jobs(1, workers=5, fewest_workers=3)[0])) == 3
