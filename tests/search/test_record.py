@@ -188,7 +188,7 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
     record.finished(one.fingerprint, {"best_epoch": 6, **epoch(6), "test/mAP": 0.4}, results(tmp_path / "one"))
     record.best("selection/mAP", 0.6, 1)
     record.close("A+S+P 0.4", "FINISHED")
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 5
     assert record.flush(30) > 0
     assert f"127.0.0.1:{server.port}" in record.problem and "secret" not in record.problem
 
