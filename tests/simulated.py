@@ -30,7 +30,8 @@ def jobs_of(need: Need) -> list[Job]:
 
 
 def space(**values: Any) -> Space:
-    given = {"version": 1, "title": "T", "parameters": {"loss.anchor_weight": {"float": [0.0, 1.0]}}, **values}
+    parameters = {"loss.anchor_weight": {"float": [0.0, 1.0]}}
+    given = {"version": 1, "title": "T", "parameters": parameters, "pruner": "none", **values}
     return Space.model_validate(given)
 
 

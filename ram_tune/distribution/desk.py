@@ -28,6 +28,10 @@ class Books(Protocol):
         """The jobs of the next run of a sampled search; [] while there is none, None when there never will be one."""
         ...
 
+    def know(self, job: Any) -> None:
+        """A job that may be news: a desk that was restarted has forgotten those that were drawn."""
+        ...
+
     def started(self, run: str, gpus: float) -> None: ...
     def worker(self, run: str, about: Mapping[str, str]) -> None: ...
     def epoch(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -89,12 +93,16 @@ class Desk:
         """See `Books.more`."""
         return self.books.more()
 
-    def started(self, run: str, gpus: float = 0.0) -> None:
+    def started(self, run: str, gpus: float = 0.0, job: Any = None) -> None:
+        if job is not None:
+            self.books.know(job)
         self.books.started(run, gpus)
         self._say(type="started", run=run)
 
-    def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = ()) -> Any:
+    def ended(self, run: str, outcome: Any, history: Sequence[Mapping[str, float]] = (), job: Any = None) -> Any:
         """A job ended → how; `history` holds its epochs, for those that never reached the desk."""
+        if job is not None:
+            self.books.know(job)
         for epoch in history:
             metrics = {name: value for name, value in epoch.items() if "/" in name}
             self.report(run, int(epoch["epoch"]), metrics, past=True)

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     base = base_config(space, data, options.data_root, overrides)
     if space.parameters:
-        _check_sampled(space, base, options)
+        _check_sampled(space, base, overrides, options)
     caches, results = cache_dir(options.cache_dir), results_dir(options.results)
     storage, record = study_storage(options.study_storage, results), tracking_uri(options.tracking_uri)
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ram_tune.search.driver import Places, known_outcomes, to_do
     from ram_tune.search.objectives import DIRECTIONS
     from ram_tune.search.plan import Maker, plan, study_name
-    from ram_tune.search.settings import Need, agree, planned, tried
+    from ram_tune.search.settings import Need, agree, count_tried, planned
     from ram_tune.search.study import open_study
     from ram_tune.training.run import make_ready
 
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     maker = Maker(space, data, options.data_root, overrides, dataset.fingerprint) if space.parameters else None
     if maker:
         if study:
-            agree(study, space)
+            agree(study, space, base.training.seed)
         jobs = maker.jobs(Need("the paper's", {}, 0))
     else:
         jobs = plan(space, data, options.data_root, overrides, space.seeds, dataset)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         console = Console(width=120)  # the tables' own width, in a file as well
     what = count_of(jobs, todo)
     if maker:
-        before = sum(one.state != "open" for one in tried(study)) if study else 0
+        before = count_tried(study) if study else 0
         what = f"{space.budget.trials} settings" + (f", {before} of them tried before" if before else "")
     if options.dry_run:
         from ram_tune.search.answer import space_table
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     study = open_study(storage, wanted, options.fresh, directions=[DIRECTIONS[one] for one in space.objectives])
     assert study is not None
     if maker:
-        agree(study, space)
+        agree(study, space, base.training.seed)
     else:
         study.agree(space.arms)
     places = Places(storage, record, results / study.name, caches)
@@ -133,20 +133,41 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _check_sampled(space: Space, base: Config, options: argparse.Namespace) -> None:
+def _check_sampled(space: Space, base: Config, overrides: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Raise BadInput for what a sampler, a pruner or a cheap run cannot do."""
-    from ram_tune.presets import configure
-    from ram_tune.search.samplers import check_sampler, pruner
+    from ram_tune.search.objectives import parse_constraint
+    from ram_tune.search.plan import Maker
+    from ram_tune.search.samplers import check_sampler, judges_epochs, pruner
+    from ram_tune.search.settings import Need
 
     check_sampler(space.sampler.name, space.sampler.options, len(space.objectives), bool(space.constraints))
     pruner(space.pruner.name, space.pruner.options, base.training.epochs)
-    cheap = configure("", "", base.flat(), space.fidelity)
-    if space.fidelity and cheap.fingerprint({}) == base.fingerprint({}):
+    metrics = {*space.objectives, *(parse_constraint(text)[0] for text in space.constraints)}
+    finals = {name for name in space.parameters if name.startswith("evaluation.")}
+    rule = base.evaluation
+    if "loss" in metrics and (finals or rule.scales or rule.views == "ten" or rule.classifier == "svm"):
+        raise BadInput(
+            "objectives", found="loss", expected="a metric of the scores, where views, scales or SVMs decide"
+        )
+    if judges_epochs(space.pruner.name) and (rule.scales or "evaluation.scales" in space.parameters):
+        raise BadInput(
+            "pruner",
+            found=f"{space.pruner.name} for settings of several models each",
+            expected="pruner: none",
+            remedy="No epoch of one model says what several are worth together.",
+        )
+    if space.pruner.name == "wilcoxon" and space.seeds < 2:
+        raise BadInput(
+            "pruner", found="wilcoxon with one seed", expected="several seeds to judge", remedy="Set seeds: 5."
+        )
+    maker = Maker(space, options.data or "scenes", options.data_root, overrides, "")
+    full, cheap = (maker.jobs(Need("", {}, 0, cheap))[-1] for cheap in (False, bool(space.fidelity)))
+    if space.fidelity and cheap.fingerprint == full.fingerprint:
         raise BadInput(
             f"fidelity of {options.search}",
             found=", ".join(space.fidelity),
             expected="fields that make a run another one than the full one",
-            remedy="Such as training.epochs.",
+            remedy="Such as training.epochs; --set wins over it.",
         )
 
 
@@ -163,22 +184,26 @@ def _search(
     maker: Maker | None,
 ) -> int:
     """Run what is missing, print the table → the exit code."""
-    from ram_tune.search.answer import answer, failed_everywhere, plot_command
+    from ram_tune.search.answer import answer, plot_command
     from ram_tune.search.driver import (
         Manner,
         any_failed,
         carry_out,
         chosen_jobs,
+        drop_all_weights,
         drop_weights,
+        failed_runs,
         histories,
         known_outcomes,
         register_best,
         send_what_waits,
+        settings_failed,
         to_do,
     )
     from ram_tune.search.lease import this_process
     from ram_tune.search.record import About
     from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
+    from ram_tune.search.settings import count_tried
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:
         if maker:
@@ -221,12 +246,12 @@ def _search(
             jobs, outcomes = chosen_jobs(study, maker), study.outcomes()
         said = register_best(jobs, outcomes, study, places, about) if not why else ""
         if not why and options.keep_checkpoints == "none":
-            drop_weights(jobs, outcomes)
+            drop_all_weights(study) if maker else drop_weights(jobs, outcomes)
     finally:
         study.lease.release(held)
 
     console.print(tables(outcomes))
-    for line in failures(jobs, outcomes):
+    for line in failed_runs(study) if maker else failures(jobs, outcomes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if said:
         console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -238,8 +263,11 @@ def _search(
     if why:
         again = "The same command without --fresh" if options.fresh else "The same command"
         console.print(f"Stopped before the end: {why}. {again} goes on from here.", soft_wrap=True)
-        return 0 if "budget" in why else 130
-    failed = failed_everywhere(study) if maker else any_failed(outcomes)  # a setting that fails is a result, too
+        if maker and space.confirm:
+            tried = f"--trials {before}" if (before := count_tried(study)) else ""
+            console.print(f"To confirm what there is, and end: {tried}.", highlight=False)
+        return 0 if why.startswith("the budget") else 130
+    failed = settings_failed(study) if maker else any_failed(outcomes)
     return 1 if failed else 0
 
 
@@ -279,7 +307,7 @@ def _limited(space: Space, options: argparse.Namespace) -> Space:
         option = f"--{name.replace('_', '-')}"
         if value is not None and not space.parameters:
             raise BadInput(option, found="a search of named arms", expected="one that draws its settings")
-        if value is not None and (value < 0 or (value == 0 and name != "confirm")):
+        if value is not None and not (value > 0 or (value == 0 and name == "confirm")):
             raise BadInput(option, found=f"{value:g}", expected="more than 0")
     update: dict[str, Any] = {"budget": space.budget.model_copy(update=given)}
     if options.confirm is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +30,11 @@ def answer(study: Study, maker: Maker) -> tuple[list[Table], list[str]]:
         tables.append(importance_table(found, settings, drawn, names, space.objectives[0]))
     horizon = maker.base.training.epochs * space.seeds
     said = verdicts(settings, lambda values: at_edge(values, space.parameters), directions, space.objectives, horizon)
+    fewer = sum(one.state == "finished" and len(one.seeds) < space.seeds for one in settings)
+    if space.seeds > 1 and fewer:
+        said.append(
+            f"{fewer} settings have fewer than {space.seeds} seeds: they were not among the best when they ended"
+        )
     return tables, [*_confirmed(study, maker), *said]
 
 
@@ -76,9 +81,3 @@ def space_table(maker: Maker) -> Table:
 def plot_command(study: Study, storage: str) -> str:
     """How to look at the study in Optuna's own dashboard."""
     return f"optuna-dashboard {storage}  (study {study.name}; install ram_tune[dashboard])"
-
-
-def failed_everywhere(study: Study) -> bool:
-    """Whether settings ended and none of them has a value."""
-    states: Sequence[str] = [one.state for one in tried(study)]
-    return bool(states) and "finished" not in states and "open" not in states

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.lease import Held
+from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.parameters import within
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
@@ -26,10 +27,17 @@ class Books:
         self.jobs = {job.fingerprint: job for job in jobs}
         self.gpus: dict[str, tuple[float, float]] = {}  # running job → its GPUs, and when it started
         self.epochs: dict[str, int] = {}  # running job → the last epoch it told of
+        self.spent = self.noted = float(study.note("gpu_seconds") or 0)  # GPU-seconds
+        self.counted, self.noted_at = time.monotonic(), -math.inf
         self.runs: dict[str, list[str]] = defaultdict(list)  # setting → its runs
         for job in jobs:
             if job.kind != "stage1":
                 self.runs[job.setting].append(job.fingerprint)
+        for run, reason in (sampling.cut_off if sampling else {}).items():  # lost before they could say how they ended
+            known = study.runs().get(run)
+            if known and known["state"] == "running":
+                record.stopped(run, reason)
+                study.note_state(run, "pruned", reason)
         for setting, runs in self.runs.items():
             study.settle(setting, runs)  # a driver may have died between the two steps of `Study.ended`
 
@@ -39,7 +47,11 @@ class Books:
         self.jobs |= {job.fingerprint: job for job in found or ()}
         return found
 
+    def know(self, job: Job) -> None:
+        self.jobs.setdefault(job.fingerprint, job)
+
     def started(self, run: str, gpus: float = 0.0) -> None:
+        self._spend()
         self.gpus[run] = gpus, time.monotonic()
         self.study.started(self.jobs[run])
         self.record.started(self.jobs[run])
@@ -68,6 +80,7 @@ class Books:
         else:
             self.record.stopped(run, outcome.pruned)
         job = self.jobs[run]
+        self._spend()
         gpus, since = self.gpus.pop(run, (0.0, time.monotonic()))
         epochs, seconds = self.epochs.pop(run, 0), time.monotonic() - since
         self.study.ended(job, outcome, self.runs[job.setting], epochs, seconds, gpus)
@@ -75,7 +88,7 @@ class Books:
             self.sampling.ended(run, outcome)
             values = [one.objectives[0] for one in self.sampling.tried() if one.objectives]
             if values and job.kind != "stage1":
-                top = max(values) if self.sampling.directions[0] == "maximize" else min(values)
+                top = max(values) if DIRECTIONS[self.sampling.space.objectives[0]] == "maximize" else min(values)
                 self.record.best(self.sampling.metrics[0], top, len(values))
         elif job.kind != "stage1":
             ours = {run for runs in self.runs.values() for run in runs}
@@ -90,9 +103,17 @@ class Books:
             return "another driver has taken this search over; this one ends"
         if self.sampling is None:
             return ""
-        running = sum(gpus * (time.monotonic() - since) for gpus, since in self.gpus.values())
-        before = sum(run.get("gpu_seconds", 0.0) for run in self.study.runs().values()) if running else 0.0
-        return self.sampling.spent(before + running)
+        return self.sampling.spent(self._spend())
+
+    def _spend(self) -> float:
+        """GPU-seconds of the whole search, in earlier processes too: a killed one loses a minute of them at most."""
+        now = time.monotonic()
+        self.spent += (now - self.counted) * sum(gpus for gpus, _ in self.gpus.values())
+        self.counted = now
+        if self.spent > self.noted and now - self.noted_at > 60:
+            self.study.set_note("gpu_seconds", self.spent)
+            self.noted, self.noted_at = self.spent, now
+        return self.spent
 
     def problem(self) -> str:
         return self.record.problem

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from ram_tune.errors import error_line
+from ram_tune.errors import BadInput, error_line
 from ram_tune.search.display import Display
 from ram_tune.search.findings import best
 from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
@@ -105,6 +105,10 @@ def carry_out(
     with ray_cluster(manner.address) as nodes:
         typical = _typical(maker) if maker else list(jobs)
         laid_out = layout(typical, nodes, manner.concurrency)
+        if maker and maker.space.budget.gpu_hours and not laid_out.of(typical[-1])["GPU"]:
+            raise BadInput(
+                "--gpu-hours", found="runs without a GPU", expected="a cluster with GPUs", remedy="Use --hours."
+            )
         name = f"desk of {study.name} {held['holder'][:8]}"  # nobody else's on a shared cluster, no dead driver's
         here = str(Path.cwd())
         books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here, maker)
@@ -117,6 +121,8 @@ def carry_out(
                 before = known_outcomes(found, study, places.folder)
                 made.update({run: outcome.checkpoint for run, outcome in before.items()})
                 wanted = {job.fingerprint for job in to_do(found, before)}
+                for run in wanted & {run for run, outcome in before.items() if outcome.state == "finished"}:
+                    shutil.rmtree(places.folder / RUNS / run, ignore_errors=True)  # its weights are gone
                 queue.finished |= {job.fingerprint for job in found if job.fingerprint not in wanted}
                 display.expect([job for job in found if job.fingerprint in wanted])
             return found
@@ -124,7 +130,8 @@ def carry_out(
         done = [job.fingerprint for job in jobs if job.fingerprint not in todo]
         queue = Queue(jobs, done, more if maker else None, typical[-1])
         budget = maker.space.budget.trials if maker else 0
-        display = Display(console, jobs, len(queue.finished), total=budget)
+        before = sum(one.state != "open" for one in tried(study)) if maker else len(queue.finished)
+        display = Display(console, jobs, before, total=budget)
         work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, manner.keep == "all")
         try:
             with display:
@@ -135,7 +142,8 @@ def carry_out(
         outcomes = {**known, **ended}
         wanted = queue.jobs.keys() - queue.finished
         complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in wanted) and not queue.more
-        status = "KILLED" if not complete else "FAILED" if any_failed(outcomes) else "FINISHED"
+        failed = settings_failed(study) if maker else any_failed(outcomes)
+        status = "KILLED" if not complete else "FAILED" if failed else "FINISHED"
         reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
         why = "" if complete else str(reason or "it was interrupted")
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
@@ -188,7 +196,7 @@ def register_best(
     except Exception as error:  # MLflow's, the network's: the search is over and well
         return f"The best model was not registered: {error_line(str(error))}"
     study.set_note("registered", best.fingerprint)
-    return f"The best by selection mAP, {best.name}, is registered in MLflow as {name}."
+    return f"The best by {OBJECTIVE.replace('/', ' ')}, {best.name}, is registered in MLflow as {name}."
 
 
 def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
@@ -203,6 +211,28 @@ def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float
 
 def _has_weights(folder: str) -> bool:
     return (Path(folder) / checkpoint.BEST).exists()
+
+
+def settings_failed(study: Study) -> bool:
+    """Of a sampled search: did what its settings share fail, or what was to confirm, or every setting? One that fails by
+    itself is a result.
+    """
+    states = [one.state for one in tried(study)]
+    others = [run for run in study.runs().values() if run["kind"] == "stage1" or "confirmed" in run["setting"]]
+    return any(run["state"] == "failed" for run in others) or (bool(states) and set(states) <= {"failed"})
+
+
+def failed_runs(study: Study) -> list[str]:
+    """A line for every run of a sampled search that failed."""
+    runs = [run for run in study.runs().values() if run["state"] == "failed"]
+    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
+
+
+def drop_all_weights(study: Study) -> None:
+    """Of a sampled search: those of every run but stage 1."""
+    for run in study.runs().values():
+        if run["kind"] != "stage1" and run["checkpoint"]:
+            (Path(run["checkpoint"]) / checkpoint.BEST).unlink(missing_ok=True)
 
 
 def drop_weights(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:

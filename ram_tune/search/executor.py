@@ -25,7 +25,7 @@ from ram_tune.distribution.desk import Event
 from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
 from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.errors import BadInput
-from ram_tune.search.jobs import RUNS, Job, Outcome, Queue
+from ram_tune.search.jobs import NOT_RUN, RUNS, Job, Outcome, Queue
 from ram_tune.search.layout import Layout, Node, fits, workers_of
 from ram_tune.training.checkpoint import LAST
 
@@ -134,7 +134,7 @@ class _Feed(Searcher):
             return Searcher.FINISHED if self.queue.empty else None
         self.running[trial_id] = job
         needed = self.work.laid_out.of(job)
-        ray.get(self.desk.started.remote(job.fingerprint, needed["GPU"]))
+        ray.get(self.desk.started.remote(job.fingerprint, needed["GPU"] * max(workers_of(job), 1), job))
         order = Order(
             kind=job.kind,
             run=job.fingerprint,
@@ -175,11 +175,12 @@ class _Feed(Searcher):
         ):  # it never goes on: its optimiser is of no use
             (Path(result["checkpoint"]) / LAST).unlink(missing_ok=True)
         for dropped in self.queue.ended(job, outcome):
-            if outcome.state == "failed":
-                self._end(dropped, Outcome(error=f"not run: {job.name}, which it starts from, failed"), [])
+            if outcome.state in ("failed", "pruned"):
+                how = "failed" if outcome.state == "failed" else "was given up"
+                self._end(dropped, Outcome(error=f"{NOT_RUN}{job.name}, which it starts from, {how}"), [])
 
     def _end(self, job: Job, outcome: Outcome, history: list[dict[str, float]]) -> Outcome:
-        outcome = ray.get(self.desk.ended.remote(job.fingerprint, outcome, history))
+        outcome = ray.get(self.desk.ended.remote(job.fingerprint, outcome, history, job))
         self.ended[job.fingerprint] = outcome
         self.work.checkpoints[job.fingerprint] = outcome.checkpoint
         return outcome

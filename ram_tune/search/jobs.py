@@ -8,6 +8,9 @@ from typing import Literal
 
 from ram_tune.config import Config
 
+NOT_RUN = "not run: "
+"""How the error begins of a job that what it needs was lost to."""
+
 RUNS = "runs"  # below a study's folder, where each job has a folder named by its fingerprint
 
 Kind = Literal["stage1", "train", "evaluate"]
@@ -82,8 +85,9 @@ class Queue:
                     self.waiting.remove(job)
                     self.running.add(job.fingerprint)
                     return job
-            if self.more is None or self.waiting or (self.like and not fits(self.like)):
-                return None  # what is drawn later is drawn with more knowledge
+            # What is drawn later is drawn with more knowledge; but one that waits should not idle all machines.
+            if self.more is None or len(self.waiting) > len(self.running) or (self.like and not fits(self.like)):
+                return None
             found = self.more()
             if not found:
                 self.more = None if found is None else self.more

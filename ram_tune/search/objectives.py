@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from ram_tune.errors import BadInput, nearest
@@ -44,3 +45,10 @@ def parse_constraint(text: str, where: str = "constraints") -> tuple[str, Litera
     if not (0 <= limit <= 1 or name in COSTS or name == "loss"):
         raise BadInput(where, found=shown(text), expected="a share from 0 to 1", remedy="Write 0.5 for 50 %.")
     return name, "<=" if relation == "<=" else ">=", limit
+
+
+def excess(metrics: Mapping[str, float], limit: tuple[str, str, float]) -> float:
+    """By how much a constraint is broken; 0 or less where it holds."""
+    name, relation, bound = limit
+    by = metrics[metric(name)] - bound
+    return by if relation == "<=" else -by

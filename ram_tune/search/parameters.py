@@ -172,6 +172,30 @@ def suggest(trial: BaseTrial, parameters: Parameters) -> dict[str, Any]:
     return values
 
 
+MOST_COMBINATIONS = 10_000
+
+
+def combinations(parameters: Parameters) -> list[dict[str, Any]] | None:
+    """Every setting that can be drawn; None where a parameter has a continuous domain or there are over 10,000."""
+    found: list[dict[str, Any]] = [{}]
+    for name in ordered(parameters):
+        domain = parameters[name]
+        if domain.choice is not None:
+            values: list[Any] = list(domain.choice)
+        elif domain.integer is not None:
+            low, high = domain.bounds
+            values = list(range(int(low), int(high) + 1, int(domain.step or 1)))
+        else:
+            return None
+        longer: list[dict[str, Any]] = []
+        for one in found:
+            longer += [{**one, name: value} for value in values] if name in active(one, parameters) else [one]
+        found = longer
+        if len(found) > MOST_COMBINATIONS:
+            return None
+    return found
+
+
 def distributions(parameters: Parameters) -> dict[str, BaseDistribution]:
     """The domains as Optuna has them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -23,6 +24,9 @@ STATES: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "f
 """Optuna's → ours; others are open."""
 
 
+VALUES = "values"
+"""The note by which a trial is a setting: field → value."""
+
 PAPERS = "the paper's, confirmed"
 
 
@@ -39,26 +43,27 @@ class Need:
 
 def tried(study: Study) -> list[Tried]:
     """Every setting of a sampled search, in the order in which they were named."""
-    runs = study.runs()
+    epochs: Counter[str] = Counter()  # of complete runs: a cheap one has a name of its own
+    for run in study.runs().values():
+        epochs[run["setting"].partition(" (")[0]] += run.get("epochs", 0)
     found = []
     for trial in study.study.get_trials(deepcopy=False):
         attrs = trial.user_attrs
-        if "values" not in attrs:
+        if VALUES not in attrs:
             continue
         state = STATES.get(trial.state.name, "open")
         if attrs.get("pruned"):
             state = "pruned"
-        mine = [run for run in runs.values() if run["setting"] == f"#{trial.number}"]
         found.append(
             Tried(
                 number=trial.number,
-                values=attrs["values"],
+                values=attrs[VALUES],
                 state=state,
                 objectives=tuple(trial.values or ()) if state == "finished" else (),
                 seeds=tuple(map(tuple, attrs.get("seeds", ()))),
                 feasible=all(excess <= 0 for excess in attrs.get("constraints", ())),
                 reason=attrs.get("reason", ""),
-                epochs=sum(run.get("epochs", 0) for run in mine),
+                epochs=epochs[f"#{trial.number}"],
                 paper=bool(attrs.get("paper")),
                 cheap="cheap" in attrs and not attrs.get("promoted"),
             )
@@ -66,21 +71,30 @@ def tried(study: Study) -> list[Tried]:
     return found
 
 
+def count_tried(study: Study) -> int:
+    """Settings that have ended."""
+    return sum(one.state != "open" for one in tried(study))
+
+
 def confirmations(space: Space, tried: Sequence[Tried], paper: Mapping[str, Any] | None) -> list[Need]:
     """The runs that confirm: of the best setting, and of the paper's where that is another one."""
     chosen = best(tried, [DIRECTIONS[name] for name in space.objectives])
     if chosen is None:
         return []
-    fresh = range(space.seeds, space.seeds + space.confirm)
+    used = max([space.seeds, *(len(one.seeds) for one in tried)])  # by today's search or an earlier one
+    fresh = range(used, used + space.confirm)
     needs = [Need(PAPERS, dict(paper or {}), seed) for seed in fresh]
     if not chosen.paper:
         needs += [Need(f"#{chosen.number}, confirmed", chosen.values, seed) for seed in fresh]
     return needs
 
 
-def agree(study: Study, space: Space) -> None:
-    """Note what the settings of this study are drawn from. Raises BadInput where it was something else before."""
+def agree(study: Study, space: Space, seed: int = 0) -> None:
+    """Note what the settings of this study are drawn from, and the seed of their first runs. Raises BadInput where it was
+    something else before.
+    """
     mine = {
+        "training.seed": seed,
         "parameters": plain(space.parameters),
         "objectives": list(space.objectives),
         "constraints": list(space.constraints),
@@ -110,7 +124,7 @@ def planned(maker: Maker, study: Study | None) -> list[Job]:
     the paper's setting.
     """
     space, names = maker.space, count()
-    there = sum(one.state != "open" for one in tried(study)) if study else 0
+    there = count_tried(study) if study else 0
 
     def run(cheap: bool = False) -> Job:
         return replace(maker.jobs(Need("", {}, 0, cheap))[-1], fingerprint=str(next(names)))

@@ -134,7 +134,7 @@ class Space(Part):
     sampler: Method = Method(name="tpe")
     """What draws the settings."""
     pruner: Method = Method(name="none")
-    """What gives up settings that promise nothing."""
+    """What gives up settings that promise nothing. Default: hyperband; none, for named arms and several objectives."""
     budget: Budget = Budget()
     """When the search ends."""
     fidelity: dict[str, Any] = Field(default={})
@@ -149,6 +149,17 @@ class Space(Part):
     """Numbers to set beside the measured ones."""
     others: tuple[Other, ...] = Field(default=(), strict=False)
     """Published numbers of systems that are none of the arms: rows of their own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_pruner(cls, value: Any) -> Any:
+        """Hyperband, where one objective says how it judges."""
+        if isinstance(value, dict) and value.get("parameters") and "pruner" not in value:
+            names = value.get("objectives") or ["mAP"]
+            single = isinstance(names, list) and len(names) == 1 and names[0] in DIRECTIONS
+            if single and metric(names[0]).startswith("selection/"):
+                return {**value, "pruner": "hyperband"}
+        return value
 
     def on(self, data: str) -> Space:
         """The space as it is for the dataset `data`."""

@@ -93,6 +93,10 @@ class Study:
         if arm:
             self.settle(job.setting, runs)
 
+    def note_state(self, run: str, state: str, reason: str) -> None:
+        """That a run, known already, is pruned, for this reason."""
+        self.study.set_user_attr(f"run:{run}", {**self._read(f"run:{run}"), "state": state, "pruned": reason})
+
     def settle(self, setting: str, runs: Sequence[str]) -> None:
         """Tell the setting's open trial, if there is one and none of `runs` is left to be run."""
         ended, trial = self.outcomes(), self._open_trial(setting)

@@ -37,8 +37,19 @@ def verdict(best: Confirmed, paper: Confirmed, metric: str, direction: Direction
         if math.isfinite(ours) and math.isfinite(theirs)
     ]
     n, asked = len(pairs), len(best.values)
+    where = "test " if metric in PERCENT else ""  # the loss is that of selection, and costs know no images
     if best.number == paper.number:
-        return f"the best setting is the paper's own (number {best.number}): there is nothing to compare"
+        scale, unit = (100, " %") if metric in PERCENT else (1, "")
+        own = [scale * value for value in paper.values if math.isfinite(value)]
+        if not own:
+            return (
+                f"the best setting is the paper's own (number {best.number}), and none of {asked} fresh seeds finished"
+            )
+        half = f" ± {half_width(own):.3g}" if len(own) > 1 else ""
+        return (
+            f"the best setting is the paper's own (number {best.number}): {where}{metric} {mean(own):.3g}{half}{unit} over "
+            f"{plural(len(own), 'fresh seed')}"
+        )
     if not pairs:
         return (
             f"nothing is confirmed: neither of {asked} fresh seeds finished for both the best setting and the paper's"
@@ -48,7 +59,7 @@ def verdict(best: Confirmed, paper: Confirmed, metric: str, direction: Direction
     ours, theirs = (worded(metric, mean(values)) for values in zip(*pairs, strict=True))
     seeds = f"{plural(n, 'fresh seed')}{f' of {asked}' if n < asked else ''}"
     head = (
-        f"test {metric} {ours} of the best setting (number {best.number}) against {theirs} of the paper's, over {seeds}: "
+        f"{where}{metric} {ours} of the best setting (number {best.number}) against {theirs} of the paper's, over {seeds}: "
         f"a difference of {_signed(metric, mean(differences))}{unit}"
     )
     if n == 1:

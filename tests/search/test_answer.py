@@ -9,8 +9,9 @@ import pytest
 from simulated import memory
 
 from ram_tune.presets import parse_set
-from ram_tune.search.answer import answer, failed_everywhere, space_table
+from ram_tune.search.answer import answer, space_table
 from ram_tune.search.books import sampling_of
+from ram_tune.search.driver import failed_runs, settings_failed
 from ram_tune.search.estimate import expected
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.plan import Maker
@@ -63,7 +64,7 @@ def test_a_whole_search_says_which_setting_is_better_than_the_papers(maker):
     text = " ".join(said)
     assert "of the best setting" in text and "over 2 fresh seeds" in text
     assert "8 settings" in str(tables[0].caption)
-    assert not failed_everywhere(study)
+    assert not settings_failed(study)
     assert isinstance(study.study, optuna.Study)
 
 
@@ -76,7 +77,8 @@ def test_a_search_that_was_stopped_says_what_there_is(maker):
 
 def test_nothing_but_failures_is_a_failure(maker):
     study = run(maker, worth=lambda job: -1.0)
-    assert failed_everywhere(study)
+    assert settings_failed(study)
+    assert len(failed_runs(study)) == len(study.runs())
     assert "ValueError: broken" in " ".join(answer(study, maker)[1])
 
 

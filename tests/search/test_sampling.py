@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from simulated import EPOCHS, Simulated, memory, space
 
+from ram_tune.config import Config
 from ram_tune.errors import BadInput
-from ram_tune.search.jobs import Outcome
+from ram_tune.search.jobs import NOT_RUN, Job, Outcome
 from ram_tune.search.settings import agree
 from ram_tune.search.study import Study, open_study
 
@@ -92,7 +93,7 @@ def test_a_lost_driver_loses_no_setting_and_repeats_no_finished_one():
 def test_an_ask_that_was_cut_short_is_no_setting():
     study = memory()
     found = search(study, budget={"trials": 3})
-    found.sampling.optuna.ask().suggest_float("loss.anchor_weight", 0.0, 1.0)  # then its driver died
+    study.study.ask().suggest_float("loss.anchor_weight", 0.0, 1.0)  # then its driver died
     found.open()
     found.run()
     assert len(found.sampling.tried()) == 3
@@ -107,6 +108,113 @@ def test_the_papers_setting_is_not_lost_with_the_ask_for_it():
     found.open()
     found.run()
     assert [one.paper for one in found.sampling.tried()] == [True, False, False]
+
+
+def test_a_later_seed_that_fails_takes_nothing_from_the_others():
+    found = search(seeds=3, budget={"trials": 1})
+    found.curve = lambda values, seed, epoch: 0.5
+    found.run(epochs=EPOCHS)  # seed 0, and the next one is not told yet
+    jobs = found.sampling.more() or found.open() or found.sampling.more()
+    assert jobs[-1].seed == 1
+    found.study.started(jobs[-1])
+    found.end(jobs[-1], Outcome(error="OutOfMemoryError: batch of 16"), 1)
+    (one,) = found.sampling.tried()
+    assert (one.state, one.objectives, len(one.seeds)) == ("finished", (0.5,), 1)
+
+
+def test_values_that_do_not_go_together_are_no_setting_and_no_end():
+    found = search(parameters={"model.regions": {"int": [1, 4]}}, budget={"trials": 9})
+    found.curve = lambda values, seed, epoch: values["model.regions"] / 10
+    makes = found.sampling.jobs_of
+
+    def jobs_of(need):
+        if need.values.get("model.regions") == 3:
+            raise BadInput("model.regions", found=3, expected="not 3")
+        return makes(need)
+
+    found.sampling.jobs_of = jobs_of
+    found.run()
+    assert sorted(one["model.regions"] for one in found.asked) == [1, 2, 4]
+
+
+def test_a_stage_1_that_fails_ends_the_search_and_is_tried_again_by_the_next():
+    found = search(budget={"trials": 3})
+    makes = found.sampling.jobs_of
+    stage1 = Job("stage1", "stage 1", Config(), "s", "data")
+    found.sampling.jobs_of = lambda need: [stage1, *makes(need)]
+    jobs = found.sampling.more()
+    assert [job.kind for job in jobs] == ["stage1", "train"]
+    broken = Outcome(error="ValueError: broken")
+    found.study.ended(stage1, broken)
+    found.sampling.ended("s", broken)
+    not_run = Outcome(error=f"{NOT_RUN}stage 1, which it starts from, failed")
+    found.study.ended(jobs[-1], not_run)
+    found.sampling.ended(jobs[-1].fingerprint, not_run)
+    assert found.sampling.more() is None
+    assert [one.state for one in found.sampling.tried()] == ["open"]
+    found.open()
+    found.run()
+    assert [one.state for one in found.sampling.tried()] == ["finished"] * 3
+
+
+def test_a_setting_that_is_another_ones_model_is_not_waited_for():
+    found = search(parameters={"model.regions": {"int": [1, 2]}}, budget={"trials": 2})
+    first = found.sampling.more()[-1]
+    number = found.sampling.asker.ask()
+    found.sampling._go_on(number)
+    (need,) = found.sampling.pending
+    found.sampling.outcomes[found.sampling._run(need)] = Outcome(
+        {"selection/mAP": 0.7}
+    )  # as the model of an evaluation
+    assert found.sampling.more() == []
+    assert [one.objectives for one in found.sampling.tried() if one.number == number] == [(0.7,)]
+    assert list(found.sampling.running) == [first.fingerprint]
+
+
+def test_a_given_up_run_hears_it_from_a_desk_that_was_lost_in_between():
+    found = search(budget={"trials": 12}, pruner="successive_halving", sampler="random")
+    jobs = [found.sampling.more()[-1] for _ in range(8)]
+    for value, job in enumerate(reversed(jobs)):
+        found.study.started(job)
+        if not found.sampling.epoch(job.fingerprint, 1, {"selection/mAP": -value}):
+            break
+    assert job.fingerprint in found.sampling.given_up
+    found.open()  # before the worker heard it
+    assert job.fingerprint in found.sampling.cut_off
+    assert not found.sampling.epoch(job.fingerprint, 2, {"selection/mAP": 9.0})
+    assert found.sampling.judged(job.fingerprint, Outcome()).state == "pruned"
+    assert found.sampling.epoch(jobs[0].fingerprint, 2, {"selection/mAP": 9.0})  # the others are still judged
+
+
+def test_seeds_and_cheap_runs_are_judged_by_the_named_objective():
+    def ranked(**values):
+        fields = space(
+            parameters=TWO,
+            objectives=["parameters", "mAP"],
+            pruner={"name": "none", "judge": "mAP"},
+            budget={"trials": 15},
+            sampler="random",
+            **values,
+        )
+        found = Simulated(memory(objectives=2), fields, lambda v, s, e: plateau(v, 0))
+        found.extra = lambda values, seed: {"cost/parameters": 1000 * plateau(values, 0)}  # the better, the dearer
+        return found.run().sampling.tried()
+
+    tried = ranked(seeds=2)
+    best = max(tried, key=lambda one: plateau(one.values, 0))
+    assert len(best.seeds) == 2
+    promoted = [plateau(one.values, 0) for one in ranked(fidelity={"training.epochs": 9}) if one.state == "finished"]
+    assert max(promoted) == max(plateau(one.values, 0) for one in tried)
+
+
+def test_confirming_seeds_are_none_that_anything_was_chosen_by():
+    study = memory()
+    search(study, seeds=3, budget={"trials": 6}, sampler="random").run()
+    fields = space(parameters=TWO, seeds=1, confirm=2, budget={"trials": 6}, sampler="random")
+    found = Simulated(study, fields, curve, {"loss.anchor_weight": 0.9, "loss.scale_threshold": 0.1}).run()
+    confirmed = [run["seed"] for run in study.runs().values() if "confirmed" in run["setting"]]
+    assert confirmed and min(confirmed) >= 3
+    assert found.started
 
 
 def test_duplicates_are_not_trained_and_a_small_space_ends():

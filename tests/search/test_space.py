@@ -228,7 +228,7 @@ confirm: 3
 def test_what_a_space_of_parameters_does_not_say_is_at_its_default(tmp_path):
     space = drawn(tmp_path)
     assert (space.objectives, space.constraints) == (("mAP",), ())
-    assert (space.sampler.name, space.pruner.name) == ("tpe", "none")
+    assert (space.sampler.name, space.pruner.name) == ("tpe", "hyperband")
     assert (space.budget.trials, space.budget.hours, space.budget.gpu_hours) == (20, None, None)
     assert (space.fidelity, space.confirm, space.seeds) == ({}, 0, 1)
 
