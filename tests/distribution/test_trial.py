@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.lease import this_process
 from ram_tune.search.record import About, Record
 from ram_tune.search.study import open_study
-from ram_tune.training.local import train_in_folder
 from ram_tune.training.run import identity
 
 pytestmark = pytest.mark.ray
@@ -113,27 +111,3 @@ def test_an_error_ends_the_job_with_its_traceback(tmp_path):
     assert "BadInput" in (Path(ended["checkpoint"]) / "error.txt").read_text()
     job["order"]["config"] = "{"
     assert "BadInput" in (Path(run_job(job)["checkpoint"]) / "error.txt").read_text()
-
-
-def test_an_evaluation_in_a_clusters_worker_finds_what_one_here_finds(ray_cluster, pictures, tiny, tmp_path):
-    import ray
-
-    fields = [*tiny, "model.name=whole_image", "training.epochs=1", "training.precision=fp32", "execution.threads=1"]
-    train_in_folder(configure(str(pictures), overrides=parse_set(fields)), tmp_path / "run", tmp_path / "cache")
-    command = [sys.executable, "-m", "ram_tune.evaluate", "run", "--views", "ten", "--classifier", "svm"]
-    command += ["--set", "execution.cpus_per_worker=1", "--cache-dir", "cache", "--out"]
-    address = ray.get_runtime_context().gcs_address
-    for more in (["here"], ["there", "--address", address]):
-        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert "ten views, svm" in done.stdout
-    here, there = (tmp_path / name for name in ("here", "there"))
-    assert {"metrics.json", "scores.npz", "per_label.csv"} <= {file.name for file in there.iterdir()}
-    assert {file.name for file in there.iterdir()} == {file.name for file in here.iterdir()}
-    assert json.loads((there / "metrics.json").read_text())["test"] == pytest.approx(
-        json.loads((here / "metrics.json").read_text())["test"]
-    )
-    lost = subprocess.run(
-        [*command, "lost", "--split", "nosuch", "--address", address], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert lost.returncode == 2 and "nosuch" in lost.stderr

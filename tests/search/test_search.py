@@ -153,35 +153,6 @@ budget: {trials: 3}
 """
 
 
-@pytest.mark.ray
-def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(searches, tmp_path):
-    searches.fields = [field for field in searches.fields if not field.startswith("model.regions")]
-    space = tmp_path / "drawn.yaml"
-    space.write_text(DRAWN)
-    first = searches.run(str(space), "--workers", "0")
-    assert first.returncode == 0, first.stdout + first.stderr
-    _, children = searches.children("drawn-labels")
-    assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(3))}
-    for name, run in children.items():
-        if name != "stage 1" and run.info.status == "FINISHED":
-            assert run.data.metrics["cost/parameters"] > 0
-            assert run.data.params["model.regions"] in ("1", "2")
-    said = " ".join(first.stdout.split())
-    assert "3 settings" in said and "winner's curse" in said
-    assert "optuna-dashboard sqlite:///" in first.stdout
-
-    more = searches.run(str(space), "--workers", "0", "--trials", "4")
-    assert more.returncode == 0, more.stdout + more.stderr
-    _, children = searches.children("drawn-labels")
-    assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(4))}
-    assert "#3 · seed 0" in more.stdout and "#2 · seed 0  started" not in more.stdout
-
-    space.write_text(DRAWN.replace("0.2", "0.3"))
-    refused = searches.run(str(space), "--workers", "0")
-    assert refused.returncode == 2
-    assert "loss.scale_threshold" in refused.stderr and "--fresh" in refused.stderr
-
-
 @pytest.mark.parametrize(
     ("change", "arguments", "words"),
     [
