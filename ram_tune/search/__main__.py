@@ -9,24 +9,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.text import Text
 
 from ram_tune.config import Config
-from ram_tune.errors import BadInput, command_line, nearest
+from ram_tune.errors import command_line
 from ram_tune.options import (
-    add_data_options,
-    add_search_places,
     cache_dir,
     masked,
     results_dir,
     study_storage,
     tracking_uri,
 )
-from ram_tune.presets import parse_set
 from ram_tune.search import space as spaces
+from ram_tune.search.arguments import check_sampled, chosen, limited, overrides_of, parser, positive
 from ram_tune.search.space import Space
 
 if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options are right
@@ -36,40 +34,25 @@ if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options
     from ram_tune.search.plan import Maker
     from ram_tune.search.study import Study
 
-EXAMPLES = """\
-examples:
-  python -m ram_tune.search constraints                     the five arms on the embedded dataset
-  python -m ram_tune.search constraints --seeds 3           the same with three seeds each: only what is missing is run
-  python -m ram_tune.search constraints --dry-run           what would be run, and with what
-  python -m ram_tune.search constraints --data voc2007 --data-root ~/data --set model.projection_size=512
-  python -m ram_tune.search my_space.yaml --workers 0       one's own question; many small runs
-  python -m ram_tune.search full --workers 0 --trials 24    settings drawn by a sampler; 20 more later: --trials 44
-  python -m ram_tune.search full --confirm 3                the best setting and the paper's with 3 fresh seeds, on test
-  python -m ram_tune.search --list                          the searches that come with the package
-  mlflow ui                                                 browse the runs, in the same folder
-
-The same command goes on after Ctrl-C (once: running jobs end with their epoch; twice: at once), after a crash, and with more
-arms, seeds or trials. exit code: 0 every run finished, 1 some failed, 2 the options or files cannot be used, 130 interrupted"""
-
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.list or not options.search:
         for name in spaces.names():
             print(f"{name:<14} {spaces.read(name).question}")
         return 0
     data = options.data or "scenes"
-    _positive("--seeds", options.seeds)
-    _positive("--concurrency", options.concurrency)
-    space = _limited(_chosen(spaces.read(options.search).on(data), options.arms), options)
+    positive("--seeds", options.seeds)
+    positive("--concurrency", options.concurrency)
+    space = limited(chosen(spaces.read(options.search).on(data), options.arms), options)
     name = Path(options.search).stem
-    overrides = _overrides(options)
+    overrides = overrides_of(options)
 
     from ram_tune.search.plan import base_config
 
     base = base_config(space, data, options.data_root, overrides)
     if space.parameters:
-        _check_sampled(space, base, overrides, options)
+        check_sampled(space, base, overrides, options)
     caches, results = cache_dir(options.cache_dir), results_dir(options.results)
     storage, record = study_storage(options.study_storage, results), tracking_uri(options.tracking_uri)
 
@@ -131,44 +114,6 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _check_sampled(space: Space, base: Config, overrides: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Raise BadInput for what a sampler, a pruner or a cheap run cannot do."""
-    from ram_tune.search.objectives import parse_constraint
-    from ram_tune.search.plan import Maker
-    from ram_tune.search.samplers import check_sampler, judges_epochs, pruner
-    from ram_tune.search.settings import Need
-
-    check_sampler(space.sampler.name, space.sampler.options, len(space.objectives), bool(space.constraints))
-    pruner(space.pruner.name, space.pruner.options, base.training.epochs)
-    metrics = {*space.objectives, *(parse_constraint(text)[0] for text in space.constraints)}
-    finals = {name for name in space.parameters if name.startswith("evaluation.")}
-    rule = base.evaluation
-    if "loss" in metrics and (finals or rule.scales or rule.views == "ten" or rule.classifier == "svm"):
-        raise BadInput(
-            "objectives", found="loss", expected="a metric of the scores, where views, scales or SVMs decide"
-        )
-    if judges_epochs(space.pruner.name) and (rule.scales or "evaluation.scales" in space.parameters):
-        raise BadInput(
-            "pruner",
-            found=f"{space.pruner.name} for settings of several models each",
-            expected="pruner: none",
-            remedy="No epoch of one model says what several are worth together.",
-        )
-    if space.pruner.name == "wilcoxon" and space.seeds < 2:
-        raise BadInput(
-            "pruner", found="wilcoxon with one seed", expected="several seeds to judge", remedy="Set seeds: 5."
-        )
-    maker = Maker(space, options.data or "scenes", options.data_root, overrides, "")
-    full, cheap = (maker.jobs(Need("", {}, 0, cheap))[-1] for cheap in (False, bool(space.fidelity)))
-    if space.fidelity and cheap.fingerprint == full.fingerprint:
-        raise BadInput(
-            f"fidelity of {options.search}",
-            found=", ".join(space.fidelity),
-            expected="fields that make a run another one than the full one",
-            remedy="Such as training.epochs; --set wins over it.",
-        )
 
 
 def _search(
@@ -297,125 +242,6 @@ def _greet(console: Console, what: str, places: Places) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _limited(space: Space, options: argparse.Namespace) -> Space:
-    """The space with the numbers of the command line. Raises BadInput for options of the other kind of search."""
-    given = {name: getattr(options, name) for name in ("trials", "hours", "gpu_hours")}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in {**given, "confirm": options.confirm}.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is not None and not space.parameters:
-            raise BadInput(option, found="a search of named arms", expected="one that draws its settings")
-        if value is not None and not (value > 0 or (value == 0 and name == "confirm")):
-            raise BadInput(option, found=f"{value:g}", expected="more than 0")
-    update: dict[str, Any] = {"budget": space.budget.model_copy(update=given)}
-    if options.confirm is not None:
-        update["confirm"] = options.confirm
-    if options.seeds:
-        update["seeds"] = options.seeds
-    return space.model_copy(update=update)
-
-
-def _chosen(space: Space, arms: list[str] | None) -> Space:
-    if arms and space.parameters:
-        raise BadInput("--arms", found="a search that draws its settings", expected="one of named arms")
-    for arm in arms or ():
-        if arm not in space.arms:
-            found, known = repr(arm), ", ".join(space.arms)
-            raise BadInput("--arms", found=found, expected=f"among {known}", remedy=nearest(arm, space.arms))
-    return space.model_copy(update={"arms": {arm: space.arms[arm] for arm in arms}}) if arms else space
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """--set, and the options that are short for a field."""
-    overrides = parse_set(options.set)
-    fewest, most = _workers(options.workers)
-    given = {"workers": most, "fewest_workers": fewest, "gpus_per_worker": options.gpus_per_worker}
-    for option, value in given.items():
-        field = f"execution.{option}"
-        if value is not None and overrides.setdefault(field, value) != value:
-            raise BadInput(
-                f"--{option.replace('_', '-')} {value}",
-                found=f"{field}={overrides[field]} in --set too",
-                expected="one of them",
-            )
-    return overrides
-
-
-def _workers(text: str | None) -> tuple[int | None, int | None]:
-    """`4` → (None, 4); `1:4` → (1, 4): fewest and most. Raises BadInput."""
-    if text is None:
-        return None, None
-    fewest, colon, most = text.rpartition(":")
-    try:
-        found = (int(fewest) if colon else None), int(most)
-    except ValueError:
-        found = None, -1
-    if found[1] < 0 or (colon and not 0 < (found[0] or 0) <= found[1]):
-        raise BadInput(
-            "--workers", found=repr(text), expected="a number such as 2, or the fewest and the most, such as 1:4"
-        )
-    return found
-
-
-def _positive(option: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise BadInput(option, found=value, expected="at least 1")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ram_tune.search",
-        description="Train every arm of a search with Ray, record the runs in MLflow, and print what each arm is worth.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("search", nargs="?", help="a search that comes with the package, or the path of a YAML file")
-    parser.add_argument("--list", action="store_true", help="list the searches that come with the package, and exit")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the jobs, what they need and how they differ; run none"
-    )
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
-    what.add_argument(
-        "--seeds",
-        type=int,
-        metavar="N",
-        help="runs of each arm, or of settings in the running (default: the search's own)",
-    )
-    what.add_argument("--trials", type=int, metavar="N", help="settings in all, those of earlier searches among them")
-    what.add_argument("--hours", type=float, metavar="H", help="running jobs end with their epoch after so long")
-    what.add_argument("--gpu-hours", type=float, metavar="H", help="the same, hours of all GPUs together")
-    what.add_argument(
-        "--confirm", type=int, metavar="N", help="fresh seeds of the best setting and the paper's, in the end, on test"
-    )
-    what.add_argument(
-        "--fresh", action="store_true", help="start anew; what earlier searches made is kept, but not used"
-    )
-    add_data_options(what)
-    how = parser.add_argument_group("how to run it")
-    how.add_argument(
-        "--workers",
-        metavar="N",
-        help="Ray Train workers of each run, which share its batches (default: 1); 1:4: as many of them as there is room for; "
-        "0: many small runs share one process",
-    )
-    how.add_argument("--gpus-per-worker", type=float, metavar="N", help="such as 0.5 (default: 1 where there are any)")
-    how.add_argument("--concurrency", type=int, metavar="N", help="runs at once (default: as many as fit)")
-    how.add_argument(
-        "--address", default="", metavar="HOST:PORT", help="a running Ray cluster (default: this machine alone)"
-    )
-    places = parser.add_argument_group("where it is kept")
-    add_search_places(places)
-    places.add_argument(
-        "--keep-checkpoints",
-        choices=("best", "all", "none"),
-        default="best",
-        help="of each run: the best epoch's weights (default); every epoch's, and its optimiser's state; or none but stage 1's",
-    )
-    return parser
 
 
 if __name__ == "__main__":
