@@ -129,7 +129,7 @@ def _search(
     maker: Maker | None,
 ) -> int:
     """Run what is missing, print the table → the exit code."""
-    from ram_tune.search.answer import answer, plot_command
+    from ram_tune.search.answer import answer, is_complete, plot_command
     from ram_tune.search.driver import (
         Manner,
         any_failed,
@@ -181,7 +181,7 @@ def _search(
     try:
         known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
         why = ""
-        if maker or to_do(jobs, known):
+        if not is_complete(study, maker) if maker else to_do(jobs, known):
             manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
             outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
         else:

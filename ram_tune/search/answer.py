@@ -38,6 +38,16 @@ def answer(study: Study, maker: Maker) -> tuple[list[Table], list[str]]:
     return tables, [*_confirmed(study, maker), *said]
 
 
+def is_complete(study: Study, maker: Maker) -> bool:
+    """Whether nothing of the search is left to be run."""
+    settings, outcomes = tried(study), study.outcomes()
+    if len(settings) < maker.space.budget.trials or any(one.state == "open" for one in settings):
+        return False
+    paper, outside = within(maker.base.flat(), maker.space.parameters)
+    needs = confirmations(maker.space, settings, None if outside else paper)
+    return all(outcomes.get(maker.jobs(need)[-1].fingerprint, Outcome()).state == "finished" for need in needs)
+
+
 def _confirmed(study: Study, maker: Maker) -> list[str]:
     """Is the best setting better than the paper's? By the test images and fresh seeds where there are such runs."""
     space, settings = maker.space, tried(study)

@@ -23,6 +23,9 @@ Direction = Literal["maximize", "minimize"]
 PERCENT = frozenset({"mAP", "mAP_11", "CF1", "OF1", "CP", "CR", "OP", "OR"})
 """Objectives that are kept as shares of 1 and shown in percent."""
 
+MOST_COLUMNS = 6
+"""Parameters in the columns of a table; more of them are its rows."""
+
 FEWEST_FOR_IMPORTANCE = 4
 """Finished settings under which no importance is told."""
 
@@ -89,27 +92,33 @@ def settings_table(
     """The `limit` best settings, a row each, and the paper's if it has finished: parameters, objectives, seeds.
 
     `names`: parameter's field → its short name. With several objectives the Pareto front comes first and is marked. Then
-    come feasible settings by the first objective, and those that break a constraint.
+    come feasible settings by the first objective, and those that break a constraint. With many parameters the table lies
+    on its side, a column for each of fewer settings.
     """
     front = {one.number for one in pareto(tried, directions)}
     ranked = sorted(
         (one for one in tried if measured(one)),
         key=lambda one: (not one.feasible, one.number not in front, -gains_of(one, directions)[0], one.number),
     )
+    sideways = len(names) > MOST_COLUMNS
+    limit = min(limit, MOST_COLUMNS) if sideways else limit
     shown = [one for place, one in enumerate(ranked) if place < limit or one.paper]
     fields = dict.fromkeys([*names, *(field for one in shown for field in one.values)])
-    table = Table(title="Best settings", caption_justify="left")
-    table.add_column("setting")
-    for name in (*(names.get(field, field) for field in fields), *map(_headed, objectives), "seeds"):
-        table.add_column(escape(name), justify="right")
+    lines = [
+        [Text(name) for name in ("setting", *(names.get(f, f) for f in fields), *map(_headed, objectives), "seeds")]
+    ]
     for one in shown:
         mark = f"{' (paper)' if one.paper else ''}{' *' if len(directions) > 1 and one.number in front else ''}"
         parameters = [_parameter(one.values[field]) if field in one.values else "—" for field in fields]
         cells = [_measurement(one, place, objective) for place, objective in enumerate(objectives)]
-        seeds = f"{len(one.seeds) or 1}"
-        table.add_row(
-            Text(f"{one.number}{mark}{'' if one.feasible else ' †'}"), *map(Text, (*parameters, *cells)), seeds
-        )
+        name = f"{one.number}{mark}{'' if one.feasible else ' †'}"
+        lines.append([Text(text) for text in (name, *parameters, *cells, f"{len(one.seeds) or 1}")])
+    table = Table(title="Best settings", caption_justify="left")
+    head, *rows = zip(*lines, strict=True) if sideways else lines
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
     notes = [f"{_count(tried)}; values are of the selection images"]
     if len(ranked) > len(shown):
         notes.append(f"{plural(len(ranked) - len(shown), 'more setting')} finished")

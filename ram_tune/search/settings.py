@@ -108,7 +108,7 @@ def agree(study: Study, space: Space, seed: int = 0) -> None:
     differ += [
         f"{key}: {known[key]} before, {mine[key]} now"
         for key in mine
-        if key != "parameters" and known[key] != mine[key]
+        if key != "parameters" and known.get(key, mine[key]) != mine[key]
     ]
     if differ:
         raise BadInput(

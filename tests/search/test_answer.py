@@ -9,7 +9,7 @@ import pytest
 from simulated import memory
 
 from ram_tune.presets import parse_set
-from ram_tune.search.answer import answer, space_table
+from ram_tune.search.answer import answer, is_complete, space_table
 from ram_tune.search.books import sampling_of
 from ram_tune.search.driver import failed_runs, settings_failed
 from ram_tune.search.estimate import expected
@@ -65,6 +65,7 @@ def test_a_whole_search_says_which_setting_is_better_than_the_papers(maker):
     assert "of the best setting" in text and "over 2 fresh seeds" in text
     assert "8 settings" in str(tables[0].caption)
     assert not settings_failed(study)
+    assert is_complete(study, maker) and not is_complete(run(maker, 9), maker)
     assert isinstance(study.study, optuna.Study)
 
 

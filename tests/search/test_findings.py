@@ -263,3 +263,11 @@ def test_importances_of_any_few_settings_are_shares(points):
     tried = [finished(number, value, values={"k": k, "b": b}) for number, (k, b, value) in enumerate(points)]
     found = importances(tried, space)
     assert not found or sum(found.values()) == pytest.approx(1)
+
+
+def test_many_parameters_are_rows():
+    fields = {f"a.p{number}": f"p{number}" for number in range(8)}
+    tried = [finished(number, 0.5 + number / 100, values=dict.fromkeys(fields, number)) for number in range(9)]
+    lines = rows(settings_table(tried, fields, ["mAP"], ["maximize"]))
+    assert lines[0] == ["p0", "8", "7", "6", "5", "4", "3"]
+    assert lines[-2] == ["mAP (%)", "58.0", "57.0", "56.0", "55.0", "54.0", "53.0"]
