@@ -45,7 +45,8 @@ def layout(jobs: Sequence[Job], nodes: Sequence[Node], concurrency: int = 0) -> 
         execution = job.config.execution
         gpus = min(most_gpus, 1.0) if execution.gpus_per_worker is None else execution.gpus_per_worker
         alike = sum((other.kind == "stage1") == (job.kind == "stage1") for other in jobs)
-        cpus = execution.cpus_per_worker or _share(nodes, gpus, min(alike, concurrency or alike) * _needed(job))
+        wanted = min(alike, concurrency or alike) * max(workers_of(job), 1)
+        cpus = execution.cpus_per_worker or _share(nodes, gpus, wanted)
         resources[job.fingerprint] = {"CPU": cpus, "GPU": gpus}
         _require_room(job, resources[job.fingerprint], nodes)
     most = max(_holds(nodes, **resources[job.fingerprint]) // _needed(job) for job in jobs)

@@ -102,4 +102,5 @@ def test_a_run_of_several_workers_takes_room_for_each():
     with pytest.raises(BadInput, match="for each of 5 workers of a run"):
         layout(jobs(1, workers=5), nodes)
     elastic = layout(jobs(1, workers=5, fewest_workers=3), nodes)
+    assert layout(jobs(1, workers=2, fewest_workers=1), [node(2)]).resources["train0"]["CPU"] == 1  # both fit
     assert elastic.at_once == 1 and len(elastic.all_of(jobs(1, workers=5, fewest_workers=3)[0])) == 3
