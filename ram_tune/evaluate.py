@@ -45,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     folder = make_folder((options.out or results_dir(None) / f"evaluation-{identity[:8]}").absolute(), "--out")
 
     started = time.perf_counter()
-    summary = (_on_cluster if options.address else _here)(config, weights, caches, identity, folder, options.address)
+    if options.address:
+        summary = _on_cluster(config, weights, caches, identity, folder, options.address)
+    else:
+        summary = _here(config, weights, caches, identity, folder)
     console = Console()
     images = summary["images"]["test"]
     scales = ", ".join(map(str, config.evaluation.scales or [config.data.image_size]))
@@ -58,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _here(config: Config, weights: list[Path], caches: Path, identity: str, folder: Path, _: str) -> dict[str, Any]:
+def _here(config: Config, weights: list[Path], caches: Path, identity: str, folder: Path) -> dict[str, Any]:
     """The evaluation in this process → its `metrics.json`; all files are in `folder`."""
     from ram_tune.training.judging import finish
     from ram_tune.training.results import write_results

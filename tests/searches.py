@@ -9,6 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+DRAWN = """\
+version: 1
+title: Drawn
+parameters:
+  model.regions: {int: [1, 2]}
+  loss.scale_threshold: {float: [0.2, 1.0]}
+objectives: [mAP, parameters]
+constraints: [ms_per_image <= 10000]
+pruner: {name: successive_halving, judge: mAP}
+budget: {trials: 3}
+"""
+"""A sampled search of two objectives, in seconds."""
+
 
 @dataclass
 class Searches:

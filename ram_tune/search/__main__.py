@@ -208,9 +208,8 @@ def _search(
     if why:
         again = "The same command without --fresh" if options.fresh else "The same command"
         console.print(f"Stopped before the end: {why}. {again} goes on from here.", soft_wrap=True)
-        if maker and space.confirm:
-            tried = f"--trials {before}" if (before := count_tried(study)) else ""
-            console.print(f"To confirm what there is, and end: {tried}.", highlight=False)
+        if maker and space.confirm and (there := count_tried(study)):
+            console.print(f"With --trials {there} it confirms what there is, and ends.", highlight=False)
         return 0 if why.startswith("the budget") else 130
     failed = settings_failed(study) if maker else any_failed(outcomes)
     return 1 if failed else 0

@@ -11,7 +11,7 @@ from rich.text import Text
 from ram_tune.search.findings import Confirmed, Direction, best, importance_table, importances, settings_table
 from ram_tune.search.jobs import Outcome
 from ram_tune.search.objectives import COSTS, DIRECTIONS, metric
-from ram_tune.search.parameters import at_edge, distributions, short, within
+from ram_tune.search.parameters import at_edge, distributions, short
 from ram_tune.search.plan import Maker
 from ram_tune.search.settings import PAPERS, confirmations, tried
 from ram_tune.search.study import Study
@@ -28,7 +28,7 @@ def answer(study: Study, maker: Maker) -> tuple[list[Table], list[str]]:
     if settings:
         found = importances(settings, drawn)
         tables.append(importance_table(found, settings, drawn, names, space.objectives[0]))
-    horizon = maker.base.training.epochs * space.seeds
+    horizon = maker.base.training.epochs  # of one run: most settings have one
     said = verdicts(settings, lambda values: at_edge(values, space.parameters), directions, space.objectives, horizon)
     fewer = sum(one.state == "finished" and len(one.seeds) < space.seeds for one in settings)
     if space.seeds > 1 and fewer:
@@ -43,8 +43,7 @@ def is_complete(study: Study, maker: Maker) -> bool:
     settings, outcomes = tried(study), study.outcomes()
     if len(settings) < maker.space.budget.trials or any(one.state == "open" for one in settings):
         return False
-    paper, outside = within(maker.base.flat(), maker.space.parameters)
-    needs = confirmations(maker.space, settings, None if outside else paper)
+    needs = confirmations(maker.space, settings, maker.paper)
     return all(outcomes.get(maker.jobs(need)[-1].fingerprint, Outcome()).state == "finished" for need in needs)
 
 
@@ -56,10 +55,9 @@ def _confirmed(study: Study, maker: Maker) -> list[str]:
     chosen = best(settings, directions)
     if chosen is None:
         return []
-    paper, outside = within(maker.base.flat(), space.parameters)
     outcomes = study.outcomes()
     values: dict[str, list[float]] = {}
-    for need in confirmations(space, settings, None if outside else paper):
+    for need in confirmations(space, settings, maker.paper):
         outcome = outcomes.get(maker.jobs(need)[-1].fingerprint, Outcome())
         values.setdefault(need.name, []).append(_tested(outcome.metrics, objective))
     if not any(math.isfinite(value) for each in values.values() for value in each):

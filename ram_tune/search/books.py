@@ -12,7 +12,6 @@ from pathlib import Path
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.lease import Held
 from ram_tune.search.objectives import DIRECTIONS
-from ram_tune.search.parameters import within
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
 from ram_tune.search.sampling import Sampling
@@ -148,7 +147,5 @@ def open_books(
 
 def sampling_of(study: Study, maker: Maker) -> Sampling:
     """A sampled search on its study."""
-    base = maker.base
-    paper, outside = within(base.flat(), maker.space.parameters)
-    first = None if outside else paper
-    return Sampling(study, maker.space, first, base.training.epochs, maker.jobs, base.training.seed)
+    training = maker.base.training
+    return Sampling(study, maker.space, maker.paper, training.epochs, maker.jobs, training.seed)

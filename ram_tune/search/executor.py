@@ -170,10 +170,9 @@ class _Feed(Searcher):
             if outcome.state == "stopped" and not ray.get(self.desk.told_to_stop.remote(job.fingerprint)):
                 outcome = Outcome(error="it ended without a result, and nobody had asked it to stop")
         outcome = self._end(job, outcome, history)
-        if (
-            outcome.state == "pruned" and result and not self.work.keep_all
-        ):  # it never goes on: its optimiser is of no use
-            (Path(result["checkpoint"]) / LAST).unlink(missing_ok=True)
+        left = result["checkpoint"] if result else ""
+        if outcome.state == "pruned" and left and not self.work.keep_all:
+            (Path(left) / LAST).unlink(missing_ok=True)  # it never goes on: its optimiser is of no use
         for dropped in self.queue.ended(job, outcome):
             if outcome.state in ("failed", "pruned"):
                 how = "failed" if outcome.state == "failed" else "was given up"

@@ -12,6 +12,7 @@ from ram_tune.config import FINAL_ONLY, Config, Training, fields
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, from_fields, weights_fingerprint
 from ram_tune.search.jobs import Job
+from ram_tune.search.parameters import within
 from ram_tune.search.space import Space
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class Maker:
     def base(self) -> Config:
         """What all settings share: the paper's own setting, on this dataset."""
         return base_config(self.space, self.data, self.data_root, self.overrides)
+
+    @cached_property
+    def paper(self) -> dict[str, Any] | None:
+        """The paper's setting as the sampler would name it; None where it lies outside the space."""
+        inside, outside = within(self.base.flat(), self.space.parameters)
+        return None if outside else inside
 
     @cached_property
     def _identity(self) -> Callable[[Config], str]:

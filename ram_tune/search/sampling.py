@@ -67,6 +67,7 @@ class Sampling:
         self.running: dict[str, Need] = {}  # fingerprint → what it is for
         self.models: dict[str, Need] = {}  # the same of trainings that a run evaluates
         self.broken: set[str] = set()  # jobs that others need and that failed here
+        self.confirming: set[str] = set()  # runs that confirm, each tried once here
         self.given_up: dict[str, str] = {}  # fingerprint → why
         self.cut_off: dict[
             str, str
@@ -270,8 +271,8 @@ class Sampling:
         """Once the search is over: the best setting and the paper's with seeds that no choice was made by."""
         needs = confirmations(self.space, self.tried(), self.paper) if self.space.confirm else []
         runs = {self._run(need): need for need in needs}
-        missing = [need for run, need in runs.items() if self._state(run) != "finished" and run not in self.broken]
-        self.broken |= {self._run(need) for need in missing}  # one that fails again is not tried a third time here
+        missing = [need for run, need in runs.items() if self._state(run) != "finished" and run not in self.confirming]
+        self.confirming |= runs.keys()
         self.pending += missing
         return bool(missing)
 

@@ -7,24 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from searches import Searches
+from searches import DRAWN, Searches
 
 from ram_tune.presets import configure, parse_set
 from ram_tune.training.local import train_in_folder
 
 pytestmark = [pytest.mark.drill, pytest.mark.ray]
-
-DRAWN = """\
-version: 1
-title: Drawn
-parameters:
-  model.regions: {int: [1, 2]}
-  loss.scale_threshold: {float: [0.2, 1.0]}
-objectives: [mAP, parameters]
-constraints: [ms_per_image <= 10000]
-pruner: {name: successive_halving, judge: mAP}
-budget: {trials: 3}
-"""
 
 
 def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(pictures, tiny, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from rich.console import Console, RenderableType
 from scipy import stats
+from tables import rows, shown, words
 
 from ram_tune.search.findings import (
     Tried,
@@ -31,22 +30,6 @@ SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)
 
 def finished(number: int, *objectives: float, **more) -> Tried:
     return Tried(number, more.pop("values", {}), "finished", objectives, **more)
-
-
-def shown(table: RenderableType) -> str:
-    paper = io.StringIO()
-    Console(file=paper, width=300, color_system=None).print(table)
-    return paper.getvalue()
-
-
-def rows(table: RenderableType) -> list[list[str]]:
-    lines = [line for line in shown(table).splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-
-
-def words(table: RenderableType) -> str:
-    """The whole text as one line: a caption is wrapped to the table's width."""
-    return " ".join(shown(table).split())
 
 
 # ── best, pareto
@@ -271,3 +254,11 @@ def test_many_parameters_are_rows():
     lines = rows(settings_table(tried, fields, ["mAP"], ["maximize"]))
     assert lines[0] == ["p0", "8", "7", "6", "5", "4", "3"]
     assert lines[-2] == ["mAP (%)", "58.0", "57.0", "56.0", "55.0", "54.0", "53.0"]
+
+
+@pytest.mark.parametrize("directions", [MAX, TWO])
+@pytest.mark.parametrize("n", range(3))
+def test_few_settings_are_a_table_too(n, directions):
+    objectives = ["mAP", "loss"][: len(directions)]
+    table = settings_table([finished(i, *(0.5 for _ in directions)) for i in range(n)], NAMES, objectives, directions)
+    assert len(rows(table)) == n and f"{n} finished" in words(table)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from rich.console import Console, RenderableType
 from scipy import stats
+from tables import rows, words
 
 from ram_tune.config import Config, Data, Evaluation, Training
 from ram_tune.search.jobs import Job, Outcome
@@ -43,23 +41,6 @@ def plan(seeds: int = 1, arms: tuple[str, ...] = ("none", "A"), per_seed: bool =
 
 def outcome(mAP: float, CF1: float = 0.5, OF1: float = 0.6, best: float = 8) -> Outcome:
     return Outcome({"test/mAP": mAP, "test/CF1": CF1, "test/OF1": OF1, "best_epoch": best})
-
-
-def shown(table: RenderableType | None) -> str:
-    assert table is not None
-    paper = io.StringIO()
-    Console(file=paper, width=400, color_system=None).print(table)
-    return paper.getvalue()
-
-
-def rows(table: RenderableType | None) -> list[list[str]]:
-    lines = [line for line in shown(table).splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-
-
-def words(table: RenderableType) -> str:
-    """The whole text as one line: a caption is wrapped to the table's width."""
-    return " ".join(shown(table).split())
 
 
 def test_one_seed_gives_plain_values_and_a_warning():

@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from searches import Searches
+from searches import DRAWN, Searches
 
 from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
@@ -138,19 +138,6 @@ def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
     assert "all seeds start from one stage 1" in fourth.stdout
     assert len(list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/best.pt"))) == 1  # stage 1's
     assert not list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/last.pt"))
-
-
-DRAWN = """\
-version: 1
-title: Drawn
-parameters:
-  model.regions: {int: [1, 2]}
-  loss.scale_threshold: {float: [0.2, 1.0]}
-objectives: [mAP, parameters]
-constraints: [ms_per_image <= 10000]
-pruner: {name: successive_halving, judge: mAP}
-budget: {trials: 3}
-"""
 
 
 @pytest.mark.parametrize(
