@@ -10,31 +10,21 @@ of the fingerprint.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-RESULT_VERSION = 1
-"""Raised by hand whenever a change of the code changes what a configuration computes: it makes every fingerprint new."""
-
-NOT_HASHED: dict[str, Any] = {"hashed": False}
-"""Marks a field (or a group) that does not change what a run computes."""
-
+from ram_tune.config.model import Backbone as Backbone
+from ram_tune.config.model import Model
+from ram_tune.config.section import NOT_HASHED, Section, digest
+from ram_tune.config.section import file_digest as file_digest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
-
-class Section(BaseModel):
-    """A frozen group of fields; unknown names are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
-    )
+RESULT_VERSION = 1
+"""Raised by hand whenever a change of the code changes what a configuration computes: it makes every fingerprint new."""
 
 
 class Data(Section):
@@ -72,46 +62,6 @@ class Data(Section):
     """Mirror half of the training images left to right. [RMA] on."""
     max_image_pixels: int = Field(default=100_000_000, gt=0, json_schema_extra=NOT_HASHED)
     """Images with more pixels are refused before they are decoded. Not hashed. *Decided*: 100 million."""
-
-
-class Backbone(Section):
-    """Image to feature map."""
-
-    name: str = "vgg16"
-    """`small` (five VGG-shaped blocks for a CPU), or any torchvision classification model. [RMA] vgg16."""
-    layer: str = ""
-    """Graph node whose output is the feature map. Empty: the known one (VGG: ReLU of the last convolution, conv5_3). [RMA]."""
-    weights: str = "IMAGENET1K_V1"
-    """A torchvision weights name, a file with a state dict, or `none`. A file counts by its content. [RMA] ImageNet."""
-    trainable: Literal["all", "last_block", "none"] = "all"
-    """Which of its layers learn. [RMA] all."""
-    freeze_batch_norm: bool = True
-    """Keep BatchNorm's statistics and affine parameters as loaded, where there are any. *Decided*: on."""
-
-
-class Model(Section):
-    """Feature map to label scores."""
-
-    name: Literal["rma", "whole_image"] = "rma"
-    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. [RMA] rma."""
-    regions: int = Field(default=5, ge=1, le=64)
-    """Attended regions per image. K. [RMA] 5."""
-    sample_size: int = Field(default=7, ge=1, le=64)
-    """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
-    projection_size: int = Field(default=4096, ge=1)
-    """Width of W_fx, and of fc6 and fc7 in stage 1. *Decided*: 4096, fc6's width; 512 is the CPU choice."""
-    hidden_size: int = Field(default=512, ge=1)
-    """Width of the LSTM's h and c. *Decided*: 512."""
-    feature_size: int = Field(default=512, ge=1)
-    """Width of z, the region feature that is scored and from which the next region is found. *Decided*: 512."""
-    cell: Literal["paper", "standard"] = "paper"
-    """`paper`: h = o*c; `standard`: h = o*tanh(c). [RMA] paper."""
-    localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
-    """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
-    backbone: Backbone = Backbone()
-    """Image to feature map."""
 
 
 class Loss(Section):
@@ -338,18 +288,6 @@ class Config(Section):
             evaluation=self.evaluation.model_copy(update=Evaluation().model_dump(include=set(FINAL_ONLY))),
             execution=self.execution,
         )
-
-
-def digest(value: object, digits: int = 16) -> str:
-    """SHA-256 of `value` written as canonical JSON, its first hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
-
-
-def file_digest(path: Path, digits: int = 16) -> str:
-    """SHA-256 of a file's bytes, its first hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:digits]
 
 
 def fields(section: type[Section] = Config, prefix: str = "", hashed: bool = True) -> Iterator[tuple[str, dict]]:

@@ -1,0 +1,49 @@
+"""The fields of a model. Sources: see the package."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ram_tune.config.section import Section
+
+
+class Backbone(Section):
+    """Image to feature map."""
+
+    name: str = "vgg16"
+    """`small` (five VGG-shaped blocks for a CPU), or any torchvision classification model. [RMA] vgg16."""
+    layer: str = ""
+    """Graph node whose output is the feature map. Empty: the known one (VGG: ReLU of the last convolution, conv5_3). [RMA]."""
+    weights: str = "IMAGENET1K_V1"
+    """A torchvision weights name, a file with a state dict, or `none`. A file counts by its content. [RMA] ImageNet."""
+    trainable: Literal["all", "last_block", "none"] = "all"
+    """Which of its layers learn. [RMA] all."""
+    freeze_batch_norm: bool = True
+    """Keep BatchNorm's statistics and affine parameters as loaded, where there are any. *Decided*: on."""
+
+
+class Model(Section):
+    """Feature map to label scores."""
+
+    name: Literal["rma", "whole_image"] = "rma"
+    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. [RMA] rma."""
+    regions: int = Field(default=5, ge=1, le=64)
+    """Attended regions per image. K. [RMA] 5."""
+    sample_size: int = Field(default=7, ge=1, le=64)
+    """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
+    projection_size: int = Field(default=4096, ge=1)
+    """Width of W_fx, and of fc6 and fc7 in stage 1. *Decided*: 4096, fc6's width; 512 is the CPU choice."""
+    hidden_size: int = Field(default=512, ge=1)
+    """Width of the LSTM's h and c. *Decided*: 512."""
+    feature_size: int = Field(default=512, ge=1)
+    """Width of z, the region feature that is scored and from which the next region is found. *Decided*: 512."""
+    cell: Literal["paper", "standard"] = "paper"
+    """`paper`: h = o*c; `standard`: h = o*tanh(c). [RMA] paper."""
+    localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
+    """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
+    backbone: Backbone = Backbone()
+    """Image to feature map."""
