@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see, and the one line of the others that they are."""
+"""The exceptions that users are meant to see, and the one line of the others that they are."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ class BadInput(Exception):  # noqa: N818 (the input is bad, the program is not i
 
 def _rebuild(where: str, found: str, expected: str, remedy: str) -> BadInput:
     return BadInput(where, found=found, expected=expected, remedy=remedy)
+
+
+class NotEnoughMemoryError(RuntimeError):
+    """A run does not fit into the memory of its device; the message names the batch size and what would fit. A second try
+    as it was would end as the first."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

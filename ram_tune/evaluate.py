@@ -80,16 +80,17 @@ def _on_cluster(
     """
     from ram_tune.distribution.trial import TrialConfig, run_job
     from ram_tune.distribution.worker import Order
-    from ram_tune.search.executor import ray_cluster, read_outcome
+    from ram_tune.search.executor import read_outcome
     from ram_tune.search.jobs import Job
     from ram_tune.search.layout import layout
+    from ram_tune.search.machines import ray_cluster
     from ram_tune.training import checkpoint
     from ram_tune.training.results import read_summary
 
     for path in weights:
         if path.name != checkpoint.BEST:
             raise BadInput("RUN", found=path, expected=f"a run's folder or its {checkpoint.BEST}, with --address")
-    with ray_cluster(address) as nodes:
+    with ray_cluster(address) as machines:
         order = Order(
             kind="evaluate",
             run=identity,
@@ -99,7 +100,7 @@ def _on_cluster(
             desk="",  # nobody follows it
             keep_all=False,
         )
-        resources = layout([Job("evaluate", "evaluation", config, identity, "")], nodes).resources[identity]
+        resources = layout([Job("evaluate", "evaluation", config, identity, "")], machines.all).resources[identity]
         ended = run_job(TrialConfig(order=order, storage=str(folder), workers=1, fewest=0, resources=resources))
         outcome, _ = read_outcome(ended["checkpoint"])
     summary = read_summary(Path(ended["checkpoint"])) if outcome.state == "finished" else None

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ram_tune.config import Config, fields
-from ram_tune.errors import BadInput, command_line
+from ram_tune.errors import BadInput, NotEnoughMemoryError, command_line
 from ram_tune.options import add_data_options, cache_dir, make_folder, results_dir
 from ram_tune.presets import configure, parse_set
 
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         try:
             summary = train_in_folder(config, folder, caches, options.stage1, on_epoch, progress, dataset)
-        except NotFiniteError as error:
+        except (NotFiniteError, NotEnoughMemoryError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def tiny(pictures: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[tuple]:
     """The session's one Ray instance, for tests that run in its workers; → its nodes."""
-    from ram_tune.search.executor import ray_cluster
+    from ram_tune.search.machines import ray_cluster
 
-    with ray_cluster() as nodes:
-        yield nodes
+    with ray_cluster() as machines:
+        yield machines

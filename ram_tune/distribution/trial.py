@@ -51,6 +51,9 @@ def run_job(job: TrialConfig) -> dict[str, Any]:
     Raises RayActorError where Train's controller was lost: the job can go on from its last checkpoint.
     """
     from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from ram_tune.distribution.failures import out_of_memory
 
     try:
         if job["workers"] == 0:
@@ -60,6 +63,8 @@ def run_job(job: TrialConfig) -> dict[str, Any]:
         return {"checkpoint": _train(job), "error": ""}
     except RayActorError:
         raise
+    except WorkerGroupError as error:
+        return {"checkpoint": "", "error": out_of_memory(error, job["order"]["config"]) or traceback.format_exc()}
     except Exception:  # whatever it is, it ended this job and none other
         return {"checkpoint": "", "error": traceback.format_exc()}
 
@@ -70,8 +75,14 @@ def _train(job: TrialConfig) -> str:
     from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # ray.train's own imports torch with it
 
+    from ram_tune.distribution.failures import Retries
+
     class Trainer(DataParallelTrainer):
-        """Without the actor that would serve Ray Data's datasets to the workers: there are none."""
+        """Without the actor that would serve Ray Data's datasets to the workers: there are none. With retries of our own."""
+
+        def _initialize_and_run_controller(self, **how):
+            how["failure_policy"] = Retries(self.run_config.failure_config)
+            return super()._initialize_and_run_controller(**how)
 
         def _create_default_callbacks(self):
             return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]

@@ -148,10 +148,14 @@ def work_in_folder(order: Order, folder: Path) -> None:
 
 
 def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -> None:
-    """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt."""
+    """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt.
+
+    Raises NotEnoughMemoryError, which one of several workers may be alone with: see distribution.failures.
+    """
     from ram_tune.errors import BadInput
     from ram_tune.training import checkpoint
     from ram_tune.training.judging import NotFiniteError
+    from ram_tune.training.memory import telling_what_does_not_fit
     from ram_tune.training.results import METRICS, write
 
     if (place.folder / METRICS).exists():
@@ -159,10 +163,11 @@ def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -
         return  # it was lost after its last word
     (place.folder / ERROR).unlink(missing_ok=True)
     try:
-        if order["kind"] == "evaluate":
-            _evaluate(order, place, line)
-        else:
-            _train(order, place, line, meeting)
+        with telling_what_does_not_fit(_config(order), meeting.world):
+            if order["kind"] == "evaluate":
+                _evaluate(order, place, line)
+            else:
+                _train(order, place, line, meeting)
     except (BadInput, NotFiniteError):
         write(place.folder / ERROR, traceback.format_exc())
         left = [name for name in (checkpoint.BEST, checkpoint.LAST) if (place.folder / name).exists()]
@@ -170,7 +175,7 @@ def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -
 
 
 def _train(order: Order, place: Place, line: Line, meeting: Meeting) -> None:
-    from ram_tune.data.cache import telling
+    from ram_tune.data.progress import telling
     from ram_tune.distribution.usage import Usage, whereabouts
     from ram_tune.training import checkpoint
     from ram_tune.training.judging import finish, write_pictures

@@ -51,6 +51,7 @@ class Manner:
     address: str = ""  # of a running cluster; empty: a Ray of our own
     concurrency: int = 0  # runs at once; 0: as many as fit
     keep: Literal["best", "all", "none"] = "best"
+    patience: float = 600  # seconds without progress after which it is said; 0: never
 
 
 def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
@@ -95,16 +96,22 @@ def carry_out(
 
     from ram_tune.distribution import desk as desks
     from ram_tune.search.books import open_books
-    from ram_tune.search.executor import Work, execute, ray_cluster
+    from ram_tune.search.executor import Work, execute
     from ram_tune.search.layout import layout
+    from ram_tune.search.machines import ray_cluster
 
     todo = {job.fingerprint for job in to_do(jobs, known)}
     for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
         shutil.rmtree(places.folder / RUNS / run, ignore_errors=True)  # without its weights the rest only misleads
     _ray_writes_to(places.folder / LOG)
-    with ray_cluster(manner.address) as nodes:
+    with ray_cluster(manner.address) as machines:
         typical = _typical(maker) if maker else list(jobs)
-        laid_out = layout(typical, nodes, manner.concurrency)
+        laid_out = layout(typical, machines.all, manner.concurrency)
+        if machines.may_come:
+            _say(
+                console,
+                [f"{len(machines.alive)} machines are there; up to {len(machines.may_come)} more come as runs wait."],
+            )
         if maker and maker.space.budget.gpu_hours and not laid_out.of(typical[-1])["GPU"]:
             raise BadInput(
                 "--gpu-hours", found="runs without a GPU", expected="a cluster with GPUs", remedy="Use --hours."
@@ -132,7 +139,8 @@ def carry_out(
         budget = maker.space.budget.trials if maker else 0
         before = sum(one.state != "open" for one in tried(study)) if maker else len(queue.finished)
         display = Display(console, jobs, before, total=budget)
-        work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, manner.keep == "all")
+        keep_all = manner.keep == "all"
+        work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, keep_all, manner.patience)
         try:
             with display:
                 ended = execute(work, display.handle)

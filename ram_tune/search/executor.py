@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,44 +20,17 @@ from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from ram_tune.distribution.desk import Event
-from ram_tune.distribution.trial import DRIVER_RESOURCES, ENVIRONMENT, TrialConfig, run_trial
+from ram_tune.distribution.trial import DRIVER_RESOURCES, TrialConfig, run_trial
 from ram_tune.distribution.worker import ERROR, Order
-from ram_tune.errors import BadInput
 from ram_tune.search.jobs import NOT_RUN, RUNS, Job, Outcome, Queue
-from ram_tune.search.layout import Layout, Node, fits, workers_of
+from ram_tune.search.layout import Layout, fits, workers_of
+from ram_tune.search.watchdog import Watchdog, holders
 from ram_tune.training.checkpoint import LAST
 
-OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
 POLL_SECONDS = 0.3
+UNPLACED = ("PENDING", "RESCHEDULING")  # of a placement group
 MAX_LOSSES = 2
 """How often a run may lose the process that drives it and go on from its last checkpoint."""
-
-
-@contextmanager
-def ray_cluster(address: str = "") -> Iterator[tuple[Node, ...]]:
-    """The cluster at `address`, or a Ray instance of our own on this machine → its nodes. Raises BadInput."""
-    os.environ.update(ENVIRONMENT)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ram_tune"}
-    if address:
-        _require_reachable(address)
-        try:
-            variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
-            ray.init(address=address, runtime_env=variables, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise _unreachable(address, str(error).splitlines()[0]) from error
-    else:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a machine of one's own is not taken away
-        ray.init(
-            address="local",  # never a stale cluster whose address is lying about
-            include_dashboard=True,  # Train frees the resources of a stopped run through it
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
-    try:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield tuple({name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in alive)
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -74,6 +45,7 @@ class Work:
     cache_dir: Path
     checkpoints: dict[str, str]  # fingerprint → folder of what is finished; grows
     keep_all: bool
+    patience: float = 0  # seconds without progress after which it is said; 0: never
 
 
 def execute(work: Work, handle: Callable[[Event], None]) -> dict[str, Outcome]:
@@ -102,7 +74,7 @@ def execute(work: Work, handle: Callable[[Event], None]) -> dict[str, Outcome]:
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    with _interruptible(work.queue, handle) as stopping, _listening(work.desk, work.queue, handle, stopping):
+    with _interruptible(work.queue, handle) as stopping, _listening(feed, handle, stopping):
         try:
             tuner.fit()
         except BaseException:
@@ -184,6 +156,18 @@ class _Feed(Searcher):
         self.work.checkpoints[job.fingerprint] = outcome.checkpoint
         return outcome
 
+    def stalled(self, run: str, text: str) -> str:
+        """What to say of a run that has not moved."""
+        laid_out, running = self.work.laid_out, list(self.running.values())
+        name = next((job.name for job in running if job.fingerprint == run), run)
+        held = [(job.name, _together(laid_out.all_of(job))) for job in running]
+        try:
+            groups = ray.util.placement_group_table().values()
+            waiting = [_together(group["bundles"].values()) for group in groups if group["state"] in UNPLACED]
+            return f"{name} {text}. {holders(ray.cluster_resources(), ray.available_resources(), held, waiting)}"
+        except (RayError, RuntimeError) as error:  # the very thing that is wrong may be Ray
+            return f"{name} {text}. Ray does not say who holds what: {error}"
+
     def abandon(self) -> None:
         """The search ends here and now; what ran can go on later."""
         for job in self.running.values():
@@ -194,6 +178,12 @@ class _Feed(Searcher):
 
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its searcher; this one lives in the driver only
+
+
+def _together(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """CPUs and GPUs of several workers."""
+    bundles = list(bundles)
+    return {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
 
 
 def read_outcome(checkpoint: str) -> tuple[Outcome, list[dict[str, float]]]:
@@ -240,9 +230,11 @@ def _interruptible(queue: Queue, handle: Callable[[Event], None]) -> Iterator[th
 
 
 @contextmanager
-def _listening(desk: Any, queue: Queue, handle: Callable[[Event], None], stopping: threading.Event) -> Iterator[None]:
-    """Hands on what the desk hears, until the search ends; tells the desk to stop, or hears it from the desk."""
-    done = threading.Event()
+def _listening(feed: _Feed, handle: Callable[[Event], None], stopping: threading.Event) -> Iterator[None]:
+    """Hands on what the desk hears, until the search ends; tells the desk to stop, or hears it from the desk. Says what has
+    not moved for long."""
+    done, desk, queue = threading.Event(), feed.desk, feed.queue
+    watchdog = Watchdog(feed.work.patience)
 
     def listen() -> None:
         life, seen = "", 0
@@ -256,6 +248,9 @@ def _listening(desk: Any, queue: Queue, handle: Callable[[Event], None], stoppin
                 queue.close()
             life, seen = now, (seen if now == life else 0) + len(events)
             for event in events:
+                watchdog.note(event)
+            stalled = [{"type": "notice", "text": feed.stalled(*found)} for found in watchdog.silent()]
+            for event in [*events, *stalled]:
                 try:
                     handle(event)
                 except Exception:  # a line that cannot be shown must not keep Ctrl-C from the workers
@@ -271,32 +266,3 @@ def _listening(desk: Any, queue: Queue, handle: Callable[[Event], None], stoppin
     finally:
         done.set()
         listener.join(timeout=60)
-
-
-def _require_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
-    if address == "auto":
-        return
-    if address.startswith("ray://"):
-        raise BadInput(
-            f"--address {address}",
-            found="Ray Client",
-            expected="host:port of the cluster's head, from a machine that belongs to it",
-            remedy="Ray Train does not run through Ray Client.",
-        )
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise BadInput("--address", found=repr(address), expected="host:port, such as 10.0.0.1:6379, or auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-
-
-def _unreachable(address: str, reason: str) -> BadInput:
-    return BadInput(
-        f"--address {address}",
-        found=f"no Ray cluster there ({reason})",
-        expected="a running one",
-        remedy="Start one with `ray start --head`, or leave --address out for this machine alone.",
-    )

@@ -15,6 +15,7 @@ from ram_tune.errors import BadInput
 from ram_tune.training import checkpoint
 from ram_tune.training.judging import finish, write_pictures
 from ram_tune.training.loop import EpochReport, Progress, fit
+from ram_tune.training.memory import telling_what_does_not_fit
 from ram_tune.training.results import CONFIG, config_yaml, read_config, read_summary, write, write_results
 from ram_tune.training.run import identity, make_ready, prepare
 
@@ -39,14 +40,14 @@ def train_in_folder(
     What `folder` already holds of this run is taken up where it stopped, so calling it again after an interruption gives
     what an uninterrupted run gives. `stage1` is a `best.pt` of the stage-1 run; without it that run comes first, in
     `folder/stage1`. `stage` is what `on_epoch` is told (default: the model's name). Raises BadInput, for instance where
-    `folder` holds another run or another process is at work there, and NotFiniteError.
+    `folder` holds another run or another process is at work there, NotFiniteError and NotEnoughMemoryError.
     """
     dataset = dataset or load(config.data, cache_dir)
     done = _held(config, folder, dataset)
     if done is not None:
         return done
     make_ready(config, dataset, cache_dir)
-    with _alone_in(folder):
+    with _alone_in(folder), telling_what_does_not_fit(config):
         write(folder / CONFIG, config_yaml(config))
         checkpoint.recover(folder / CHECKPOINTS)
         best, last = (folder / CHECKPOINTS / name for name in (checkpoint.BEST, checkpoint.LAST))

@@ -103,6 +103,28 @@ def test_a_killed_desk_comes_back_and_remembers(ray_cluster, tmp_path):
     assert Record(tmp_path, about, f"sqlite:///{tmp_path}/mlflow.db").status == "FINISHED"
 
 
+def test_what_does_not_fit_into_memory_is_tried_once(ray_cluster, pictures, tiny, tmp_path):
+    import ray
+    from ray.util.state import list_actors
+
+    def workers() -> int:
+        return len(list_actors(filters=[("class_name", "=", "RayTrainWorker")], limit=1000))
+
+    huge = parse_set([*tiny, "stage1.epochs=0", "model.hidden_size=400000000"])
+    config = configure(str(pictures), overrides=huge)
+    job = TrialConfig(
+        order=order(config, "huge", tmp_path, "nobody"),
+        storage=str(tmp_path / "runs"),
+        workers=1,
+        fewest=0,
+        resources={"CPU": 1, "GPU": 0},
+    )
+    before = workers()
+    ended = ray.get(ray.remote(num_cpus=0, resources=DRIVER_RESOURCES)(run_job).remote(job))
+    assert ended["error"].startswith("NotEnoughMemoryError: out of memory with training.batch_size=8")
+    assert workers() - before == 1
+
+
 def test_an_error_ends_the_job_with_its_traceback(tmp_path):
     nowhere = Config(data=Config().data.model_copy(update={"root": str(tmp_path / "nowhere")}))
     job = TrialConfig(order=order(nowhere, "x", tmp_path, "nobody"), storage=str(tmp_path), workers=0, resources={})

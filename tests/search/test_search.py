@@ -201,7 +201,7 @@ def test_bad_input_is_refused_before_anything_starts(arguments, words, tmp_path,
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
 def test_an_address_without_a_cluster_is_refused_within_seconds(address):
-    from ram_tune.search.executor import ray_cluster
+    from ram_tune.search.machines import ray_cluster
 
     with pytest.raises(BadInput, match=f"--address.*{address.rpartition(':')[2]}"), ray_cluster(address):
         pass

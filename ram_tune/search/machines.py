@@ -1,0 +1,118 @@
+"""The Ray cluster of a search: the machines that are there, and those that come when there is work for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import yaml
+
+from ram_tune.distribution.trial import ENVIRONMENT
+from ram_tune.errors import BadInput
+from ram_tune.search.layout import Node
+
+OBJECT_STORE_BYTES = 200_000_000  # nothing large travels through it
+
+LAUNCHED_FROM = "~/ray_bootstrap_config.yaml"
+"""On the head of a cluster that `ray up` made: what it was made from, with the CPUs and GPUs of each type of machine."""
+
+
+class Machines(NamedTuple):
+    """Of a cluster."""
+
+    alive: tuple[Node, ...]
+    may_come: tuple[Node, ...] = ()  # the autoscaler starts them when runs wait for them
+
+    @property
+    def all(self) -> tuple[Node, ...]:
+        return (*self.alive, *self.may_come)
+
+
+@contextmanager
+def ray_cluster(address: str = "") -> Iterator[Machines]:
+    """The cluster at `address`, or a Ray instance of our own on this machine. Raises BadInput."""
+    os.environ.update(ENVIRONMENT)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ram_tune"}
+    if address:
+        _require_reachable(address)
+        try:
+            variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
+            ray.init(address=address, runtime_env=variables, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise _unreachable(address, str(error).splitlines()[0]) from error
+    else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a machine of one's own is not taken away
+        ray.init(
+            address="local",  # never a stale cluster whose address is lying about
+            include_dashboard=True,  # Train frees the resources of a stopped run through it
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    try:
+        alive = tuple(_node(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        yield Machines(alive, may_come(alive, _launched_from()) if address else ())
+    finally:
+        ray.shutdown()
+
+
+def may_come(alive: Sequence[Node], cluster: Mapping[str, Any]) -> tuple[Node, ...]:
+    """The machines that `cluster`, the content of a file for `ray up`, allows beside those that are there."""
+    there, found = list(alive), []
+    for name, kind in cluster.get("available_node_types", {}).items():
+        node = _node(kind.get("resources", {}))
+        if name == cluster.get("head_node_type") or not any(node.values()):
+            continue
+        for _ in range(kind.get("max_workers", 0)):
+            if node in there:
+                there.remove(node)
+            else:
+                found.append(node)
+    workers = len(alive) - 1  # beside the head
+    return tuple(found[: max(cluster.get("max_workers", len(found)) - workers, 0)])
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return {name: float(resources.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def _launched_from() -> Mapping[str, Any]:
+    """What the cluster was made from whose head this machine is; empty for any other cluster."""
+    try:
+        return yaml.safe_load(Path(LAUNCHED_FROM).expanduser().read_text())
+    except OSError:
+        return {}
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise BadInput(
+            f"--address {address}",
+            found="Ray Client",
+            expected="host:port of the cluster's head, from a machine that belongs to it",
+            remedy="Ray Train does not run through Ray Client.",
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BadInput("--address", found=repr(address), expected="host:port, such as 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _unreachable(address, error.strerror or str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> BadInput:
+    return BadInput(
+        f"--address {address}",
+        found=f"no Ray cluster there ({reason})",
+        expected="a running one",
+        remedy="Start one with `ray start --head`, or leave --address out for this machine alone.",
+    )

@@ -1,0 +1,50 @@
+"""The machines of a cluster that grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ram_tune.search.machines import Machines, may_come
+
+HEAD, WORKER = {"CPU": 0.0, "GPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+def cluster(most: int = 8, **kinds: dict) -> dict:
+    head = {"resources": {"CPU": 0}, "node_config": {}}
+    return {"max_workers": most, "head_node_type": "head", "available_node_types": {"head": head, **kinds}}
+
+
+def kind(most: int, **resources: float) -> dict:
+    return {"resources": resources, "max_workers": most}
+
+
+def test_those_that_are_there_count_among_those_allowed():
+    one = cluster(worker=kind(3, CPU=8, GPU=1))
+    assert may_come([HEAD], one) == (WORKER,) * 3
+    assert may_come([HEAD, WORKER, WORKER], one) == (WORKER,)
+    assert may_come([HEAD, *[WORKER] * 5], one) == ()
+
+
+def test_all_kinds_together_are_no_more_than_the_cluster_may_have():
+    two = cluster(3, small=kind(2, CPU=4), large=kind(2, CPU=8, GPU=1))
+    assert may_come([HEAD], two) == ({"CPU": 4.0, "GPU": 0.0},) * 2 + (WORKER,)
+    assert may_come([HEAD, WORKER], two) == ({"CPU": 4.0, "GPU": 0.0},) * 2
+
+
+def test_machines_of_ones_own_have_no_resources_in_their_file_and_no_file_says_nothing():
+    assert may_come([HEAD, WORKER], cluster(worker=kind(2))) == ()
+    assert may_come([HEAD], {}) == ()
+    assert Machines((HEAD,), (WORKER,)).all == (HEAD, WORKER)
+
+
+def test_our_own_file_as_ray_completes_it():
+    config = yaml.safe_load((Path(__file__).parents[2] / "cluster.yaml").read_text())
+    config["available_node_types"]["worker"]["resources"] = {
+        "CPU": 8,
+        "memory": 1,
+        "GPU": 1,
+        "accelerator_type:A10G": 1,
+    }
+    assert may_come([HEAD], config) == (WORKER,) * config["max_workers"]
