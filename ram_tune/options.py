@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 from pathlib import Path
 
 from ram_tune.errors import BadInput
@@ -17,9 +18,14 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
     """--data, --data-root, --set, --cache-dir."""
     names = ", ".join(f"{name} (default)" if name == "scenes" else name for name in sorted(PRESETS))
     parser.add_argument(
-        "--data", metavar="NAME|FILE", help=f"{names}, or the path of a CSV or COCO JSON with one's own images"
+        "--data", metavar="NAME|FILE", help=f"{names}, or the path or URL of a CSV or COCO JSON with one's own images"
     )
-    parser.add_argument("--data-root", default="", metavar="DIR", help="the dataset's folder (default: the file's own)")
+    parser.add_argument(
+        "--data-root",
+        default="",
+        metavar="DIR|URL",
+        help="the dataset's folder (default: the file's own), or a URL such as s3://BUCKET/FOLDER: see the README",
+    )
     add_set_option(parser)
     add_cache_option(parser)
 
@@ -119,6 +125,18 @@ def make_folder(path: Path, option: str) -> Path:
         found = f"{path} (not writable)"
         raise BadInput(option, found=found, expected="a folder that can be written", remedy=remedy)
     return path
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise BadInput unless `needed` bytes, and a twentieth more, are free where `folder` is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise BadInput(
+            folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed * 1.05 / 1e9:.2f} GB for {what}",
+            remedy="Make room, name another disk with --cache-dir (or RAM_TUNE_CACHE), or lower data.limit.",
+        )
 
 
 def masked(text: str) -> str:

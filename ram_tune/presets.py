@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import yaml
 from pydantic import ValidationError
@@ -73,8 +75,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields | None = None) -> Config:
     """Field default < preset (`data`) < each of `layers` < `overrides`.
 
-    `data` is a preset's name or the path of a CSV or COCO JSON with one's own images; `root` the dataset's folder.
-    Raises BadInput for an unknown preset, an unknown field, or a value of the wrong type.
+    `data` is a preset's name or the path of a CSV or COCO JSON with one's own images; `root` the dataset's folder; both
+    may be URLs (see data.remote). Raises BadInput for an unknown preset, an unknown field, or a value of the wrong type.
     """
     values: dict[str, Any] = dict(preset(data)) if data else {}
     if root:
@@ -83,9 +85,14 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
         values.update(layer)
     for field in ("data.root", "data.file", "model.backbone.weights"):
         value = values.get(field)
-        if isinstance(value, str) and value and (field.startswith("data.") or is_path(value)):
+        if isinstance(value, str) and value and not is_url(value) and (field.startswith("data.") or is_path(value)):
             values[field] = str(Path(value).expanduser().absolute())  # the same from another folder or process
     return from_fields(values)
+
+
+def is_url(place: str) -> bool:
+    """Whether `data.root` or `data.file` is a URL, such as s3://bucket/folder, rather than a path."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]*://", place))
 
 
 def is_path(weights: str) -> bool:
@@ -107,25 +114,26 @@ def preset(name: str) -> Fields:
     """The fields that `--data name` sets: a preset, or a single file of one's own."""
     if name in PRESETS:
         return PRESETS[name]
-    path = Path(name).expanduser()
+    url = urlsplit(name) if is_url(name) else None
+    path = Path(url.path) if url else Path(name).expanduser()
     formats = {".csv": "table", ".json": "coco"}
     if path.suffix.lower() in formats:
-        if not path.is_file():
+        if not url and not path.is_file():
             raise BadInput(
                 f"--data {name}", found="no such file", expected="a CSV or COCO JSON file", remedy="Check the path."
             )
         return {
-            "data.name": path.stem,
+            "data.name": unquote(path.stem) if url else path.stem,
             "data.format": formats[path.suffix.lower()],
-            "data.file": str(path),
-            "data.root": str(path.parent),
+            "data.file": name if url else str(path),
+            "data.root": urlunsplit(url._replace(path=str(path.parent))) if url else str(path.parent),
             "data.train_split": "train",
             "data.test_split": "test",
         }
     raise BadInput(
         "--data",
         found=repr(name),
-        expected=f"one of {', '.join(sorted(PRESETS))}, or the path of a .csv or .json file",
+        expected=f"one of {', '.join(sorted(PRESETS))}, or the path or URL of a .csv or .json file",
         remedy=nearest(name, PRESETS),
     )
 

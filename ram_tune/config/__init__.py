@@ -35,9 +35,9 @@ class Data(Section):
     name: str = Field(default="", json_schema_extra=NOT_HASHED)
     """What the dataset is called in records. Set by `--data`. Not hashed. Default: the file's name or the format's."""
     root: str = Field(default="", json_schema_extra=NOT_HASHED)
-    """Folder of the dataset (`--data-root`). Not hashed. Default: none; `scenes` is rendered into the cache folder."""
+    """Folder of the dataset, or its URL (`--data-root`). Not hashed. Default: none; `scenes` is rendered in the cache folder."""
     file: str = Field(default="", json_schema_extra=NOT_HASHED)
-    """A single CSV or COCO JSON with all images, for one's own data. Not hashed. Default: none, the format's own layout."""
+    """A single CSV or COCO JSON with all images (or its URL), for own data. Not hashed. Default: none, the format's layout."""
     train_split: str = Field(default="trainval", json_schema_extra=NOT_HASHED)
     """Images to learn from. Not hashed (covered by the dataset's fingerprint). [RMA] VOC 2007 trainval."""
     selection_split: str = Field(default="", json_schema_extra=NOT_HASHED)

@@ -9,33 +9,24 @@ is a fingerprint of all that went into it, so an array is never stale; what is n
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ram_tune.config import Data, digest
 from ram_tune.data.annotations import Annotations, states
 from ram_tune.data.images import load_image
+from ram_tune.data.progress import Advance, progress
 from ram_tune.errors import BadInput
-from ram_tune.options import make_folder
+from ram_tune.options import make_folder, require_space
 
 CACHE_VERSION = 1
 """Raised by hand when the content of cached arrays changes."""
-
-_LISTENER: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("listener", default=None)
-
-Advance = Callable[[int], None]
-"""Told after every piece how many more images are done."""
 
 
 def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.memmap:
@@ -139,47 +130,10 @@ def _build(
     partial = path.with_suffix(".partial")  # the lock is held: whatever bears this name is a dead process's
     try:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-        with _progress(task, shape[0]) as advance:
+        with progress(task, shape[0]) as advance:
             fill(array, advance)
         array.flush()
         del array
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise BadInput unless `needed` bytes, and a twentieth more, are free where `folder` is."""
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.05:
-        raise BadInput(
-            folder,
-            found=f"{free / 1e9:.2f} GB free",
-            expected=f"{needed * 1.05 / 1e9:.2f} GB for {what}",
-            remedy="Make room, name another disk with --cache-dir (or RAM_TUNE_CACHE), or lower data.limit.",
-        )
-
-
-@contextmanager
-def telling(listener: Callable[[str, int, int], None]) -> Iterator[None]:
-    """Have `listener` told of long work in the cache (what, done, of how many), for instance in a worker without terminal."""
-    token = _LISTENER.set(listener)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(token)
-
-
-@contextmanager
-def _progress(task: str, total: int) -> Iterator[Advance]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    listener = _LISTENER.get()
-    with Progress(*columns, console=Console(stderr=True), disable=listener is not None) as progress:
-        bar = progress.add_task(task, total=total)
-
-        def advance(done: int) -> None:
-            progress.advance(bar, done)
-            if listener:
-                listener(task, int(progress.tasks[0].completed), total)
-
-        yield advance

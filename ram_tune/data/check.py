@@ -37,6 +37,7 @@ EXAMPLES = """examples:
   python -m ram_tune.data check --data voc2007 --data-root ~/data/VOCdevkit
   python -m ram_tune.data check --data voc2007 --data-root ~/data --set data.train_split=train data.test_split=val
   python -m ram_tune.data check --data my_images.csv --fast
+  python -m ram_tune.data check --data coco2014 --data-root s3://BUCKET/coco
 
 exit code: 0 all is well, 1 files are missing or broken, 2 the annotations or options cannot be used"""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ram_tune.config import Data, digest
-from ram_tune.data import coco, scenes, table, voc
+from ram_tune.data import coco, remote, scenes, table, voc
 from ram_tune.data.annotations import Annotations, folder
 from ram_tune.errors import BadInput, nearest
 
@@ -47,13 +47,24 @@ class Dataset:
         return digest({role: images.fingerprint() for role, images in self.roles.items()})
 
 
-def load(data: Data, cache_dir: Path) -> Dataset:
+def load(data: Data, cache_dir: Path, kept: bool = False) -> Dataset:
     """The dataset a configuration names, in its three roles.
 
     In this order: unlabelled images are left out, at most `data.limit` images of each split are kept, selection is
-    drawn from train where no split is named for it. Raises BadInput for files and fields that cannot be used, roles
-    that end empty, and splits that share images or differ in their categories.
+    drawn from train where no split is named for it. What lies behind a URL is fetched, into the cache folder; with `kept`
+    this machine's copy does, where it was whole. Raises BadInput for files and fields that cannot be used, roles that end
+    empty, and splits that share images or differ in their categories.
     """
+    if not remote.is_remote(data):
+        return _roles(data, cache_dir)
+
+    def files(dataset: Dataset) -> list[Path]:
+        return [file for images in dataset.roles.values() for file in images.files()]
+
+    return remote.local(data, cache_dir, kept, lambda there: _roles(there, cache_dir), files)
+
+
+def _roles(data: Data, cache_dir: Path) -> Dataset:
     splits = _from_file(data) if data.file else _from_folders(data, cache_dir)
     # Only where nothing is chosen or learned may an image stay whose labels are all difficult.
     splits = {role: images.without_unlabelled(difficult_counts=role == "test") for role, images in splits.items()}
@@ -113,7 +124,7 @@ def _from_folders(data: Data, cache_dir: Path) -> Splits:
         raise BadInput("data.file", found="nothing", expected="a CSV", remedy="Give its path to --data.")
     elif not data.root:
         raise BadInput(
-            "--data-root", found="nothing", expected="the dataset's folder", remedy="Add --data-root FOLDER."
+            "--data-root", found="nothing", expected="the dataset's folder", remedy="Add --data-root FOLDER, or a URL."
         )
     else:
         folder(root, "--data-root", "Check the path.")

@@ -152,6 +152,7 @@ def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -
 
     Raises NotEnoughMemoryError, which one of several workers may be alone with: see distribution.failures.
     """
+    from ram_tune.data.storage import Unreachable
     from ram_tune.errors import BadInput
     from ram_tune.training import checkpoint
     from ram_tune.training.judging import NotFiniteError
@@ -168,6 +169,8 @@ def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -
                 _evaluate(order, place, line)
             else:
                 _train(order, place, line, meeting)
+    except Unreachable:
+        raise  # bad input that a second try may mend
     except (BadInput, NotFiniteError):
         write(place.folder / ERROR, traceback.format_exc())
         left = [name for name in (checkpoint.BEST, checkpoint.LAST) if (place.folder / name).exists()]
@@ -182,21 +185,21 @@ def _train(order: Order, place: Place, line: Line, meeting: Meeting) -> None:
     from ram_tune.training.loop import fit
     from ram_tune.training.ranks import join, leave
     from ram_tune.training.results import CONFIG, config_yaml, write, write_results
-    from ram_tune.training.run import device_of, prepare
+    from ram_tune.training.run import device_of, load_planned, prepare
 
     config, first = _config(order), meeting.rank == 0
     ranks = join(*meeting, device_of(config.execution.device))
     checkpoint.recover(place.folder)
     best, last = place.folder / checkpoint.BEST, place.folder / checkpoint.LAST
-    with _weights(order["starts"]) as stage1:
+    caches, say = Path(order["cache_dir"]), _Seldom(line)
+    with _weights(order["starts"]) as stage1, telling(say.state):
         start, going_on = stage1[0] if stage1 else None, last if last.exists() else None
-        run = prepare(config, Path(order["cache_dir"]), start, last=going_on, ranks=ranks)
+        run = prepare(config, caches, start, load_planned(config, caches, order["run"]), going_on, ranks)
     write(place.folder / CONFIG, config_yaml(config))
     line.worker(whereabouts(run.device))
     for past in run.history:  # the desk may have missed some
         line.report(int(past["epoch"]), _metrics(past), past=True)
-    say = _Seldom(line)
-    with telling(lambda task, done, total: say(type="state", text=f"{task}: {done}/{total}")):
+    with telling(say.state):
         run.cache()
     usage = Usage(run.device)
 
@@ -231,6 +234,7 @@ def _train(order: Order, place: Place, line: Line, meeting: Meeting) -> None:
 
 def _evaluate(order: Order, place: Place, line: Line) -> None:
     """Evaluate a model trained before, in another way; it leaves what a training leaves."""
+    from ram_tune.data.progress import telling
     from ram_tune.distribution.usage import whereabouts
     from ram_tune.training import checkpoint
     from ram_tune.training.judging import finish
@@ -238,7 +242,8 @@ def _evaluate(order: Order, place: Place, line: Line) -> None:
     from ram_tune.training.run import load_trained
 
     with _weights(order["starts"]) as found:
-        runs = load_trained(_config(order), Path(order["cache_dir"]), found, order["run"])
+        with telling(_Seldom(line).state):
+            runs = load_trained(_config(order), Path(order["cache_dir"]), found, order["run"])
         line.worker(whereabouts(runs[0].device))
         write_results(runs[0], finish(runs), place.folder)
         for scale, file in enumerate(found):
@@ -282,6 +287,10 @@ class _Seldom:
         if time.monotonic() - self.said > 1:
             self.said = time.monotonic()
             self.line.progress(**values)
+
+    def state(self, task: str, done: int, total: int) -> None:
+        """Long work on data: see data.progress."""
+        self(type="state", text=f"{task}: {done}/{total}")
 
 
 def _metrics(epoch: dict[str, float]) -> dict[str, float]:

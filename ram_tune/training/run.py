@@ -17,6 +17,7 @@ from ram_tune.data.annotations import Annotations
 from ram_tune.data.batches import Source
 from ram_tune.data.cache import feature_maps, resized_images
 from ram_tune.data.images import upright_sizes
+from ram_tune.data.remote import is_remote
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint
@@ -157,6 +158,25 @@ class Run:
 def identity(config: Config, dataset: Dataset) -> str:
     """The fingerprint of a run of `config` on `dataset`."""
     return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone.weights)})
+
+
+def load_planned(config: Config, cache_dir: Path, fingerprint: str) -> Dataset:
+    """The dataset of a run of that `fingerprint`, which was planned on another machine perhaps.
+
+    A copy that this one made of a URL is used as it is, as long as it gives that fingerprint. Raises BadInput where what is
+    there now does not.
+    """
+    dataset = load(config.data, cache_dir, kept=True)
+    if is_remote(config.data) and identity(config, dataset) != fingerprint:
+        dataset = load(config.data, cache_dir)
+        if identity(config, dataset) != fingerprint:
+            raise BadInput(
+                config.data.root or config.data.file,
+                found="other images or labels than when this run was planned",
+                expected="a dataset that stays as it was",
+                remedy="Start the search again: on what is there now it is another one.",
+            )
+    return dataset
 
 
 def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:

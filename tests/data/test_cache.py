@@ -15,6 +15,7 @@ from PIL import Image
 from ram_tune.config import Data
 from ram_tune.data import cache
 from ram_tune.data.annotations import Annotations
+from ram_tune.data.progress import telling
 from ram_tune.errors import BadInput
 
 
@@ -42,7 +43,7 @@ def test_images_are_resized_to_squares_and_shared(tmp_path):
 
 def test_who_asks_is_told_of_long_work(tmp_path, capfd):
     told = []
-    with cache.telling(lambda *what: told.append(what)):
+    with telling(lambda *what: told.append(what)):
         cache.resized_images(dataset(tmp_path), Data(image_size=32, crop_margin=0), tmp_path / "cache")
     assert told == [("resizing 6 images", done, 6) for done in range(1, 7)]
     assert capfd.readouterr().err == ""

@@ -11,8 +11,10 @@ import torch
 
 from ram_tune.config import Config
 from ram_tune.data.roles import Dataset, load
+from ram_tune.data.storage import Unreachable
 from ram_tune.distribution.worker import Folder, Order, work
 from ram_tune.presets import configure, parse_set
+from ram_tune.training import run
 from ram_tune.training.run import identity
 
 
@@ -23,6 +25,7 @@ class Ear:
         self.stop_after = stop_after
         self.epochs: list[int] = []
         self.metrics: list[dict[str, float]] = []
+        self.said: list[str] = []
 
     def report(self, epoch: int, metrics: dict[str, float], past: bool = False) -> bool:
         self.epochs.append(epoch)
@@ -32,7 +35,8 @@ class Ear:
     def worker(self, about: dict[str, str]) -> None:
         assert about["device"].startswith("cpu")
 
-    def progress(self, **values: Any) -> None: ...
+    def progress(self, **values: Any) -> None:
+        self.said.append(values.get("text", ""))
 
 
 @pytest.fixture
@@ -106,6 +110,25 @@ def test_a_loss_that_is_not_finite_leaves_its_error_and_what_was_trained(config,
         do(what, tmp_path / "run")
         assert "NotFiniteError" in (tmp_path / "run" / "error.txt").read_text()
         assert "metrics.json" not in files(tmp_path / "run")
+
+
+def test_a_dataset_behind_a_url_is_fetched_and_told_of(pictures, tiny, tmp_path):
+    config = configure(f"file://{pictures}", overrides=parse_set([*tiny, "stage1.epochs=0"]))
+    planned = load(config.data, tmp_path / "head")
+    ear = do(order(config, planned, tmp_path / "worker"), tmp_path / "run")
+    assert ear.epochs and ear.said[0].startswith(f"fetching file://{pictures.parent} at ")
+    assert results(tmp_path / "run")["dataset"] == planned.fingerprint
+
+
+def test_a_place_that_may_answer_later_is_no_last_word(config, dataset, tmp_path, monkeypatch):
+    def unreachable(*_) -> None:
+        raise Unreachable("s3://x", found="nothing", expected="an answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "load_planned", unreachable)
+        with pytest.raises(Unreachable):
+            do(order(config, dataset, tmp_path), tmp_path / "run")
+    assert do(order(config, dataset, tmp_path), tmp_path / "run").epochs  # and no error was left
 
 
 def test_every_epochs_checkpoint_is_kept_where_asked(config, dataset, tmp_path):
