@@ -11,6 +11,13 @@ import pytest
 from PIL import Image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are shared out over processes: a file stays whole, and what needs Ray is all in one, which starts one."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """VOC 2007, a COCO sample and VGG-16's weights; tests that need them are skipped where they are not."""
