@@ -15,18 +15,21 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Slow: searches that are killed at any moment, and what a browser shows of their record.
+# Slow: searches that are killed at any moment, what a browser shows of their record, and a cluster of simulated hosts.
 drills: $(READY)
-	command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
-	  echo "no chromium, and no right to install it: the browser drill is skipped"
+	{ command -v chromium && ls /usr/lib/postgresql/*/bin/initdb && \
+	  command -v sshd && command -v ssh && command -v rsync && command -v ip; } >/dev/null 2>&1 || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core postgresql \
+	  openssh-server openssh-client rsync iproute2 >/dev/null; } || \
+	  echo "no chromium, PostgreSQL, sshd, ssh, rsync or ip, and no right to install them: their drills are skipped"
 	$(BIN)/python -m pytest -m drill tests/drills $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?
