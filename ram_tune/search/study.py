@@ -175,7 +175,12 @@ def open_study(
     if not create and file != storage and not Path(file).exists():
         return None  # opening would make it
     try:
-        place = optuna.storages.get_storage(storage)
+        if file == storage:  # a server, which may be restarted between two questions
+            place = optuna.storages.get_storage(
+                optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+            )
+        else:
+            place = optuna.storages.get_storage(storage)
         known = set(optuna.get_all_study_names(place))
         generation = 1
         while not exactly and generation_name(name, generation + 1) in known:
