@@ -49,6 +49,8 @@ def test_every_hashed_field_changes_the_fingerprint(name):
     other = {bool: lambda d: not d, int: lambda d: d + 1, float: lambda d: d / 2 + 0.01, tuple: lambda d: (0.5, 0.5)}
     if name == "model.backbone.name":
         new = "resnet50"
+    elif name in ("model.query_decoder.width", "model.query_decoder.heads"):
+        new = 2 * default  # the one is a multiple of the other
     elif choices and all(isinstance(choice, str) for choice in choices):
         new = next(choice for choice in choices if choice != default)
     elif isinstance(default, str):
@@ -81,7 +83,7 @@ def test_data_and_weights_count_by_their_content():
 def test_every_field_is_documented_and_says_its_default_or_source():
     for name, about in fields():
         assert about["description"], name
-        assert any(word in about["description"] for word in ("[RMA]", "ecided", "efault", "Set by", "[ASL]")), name
+        assert any(word in about["description"] for word in ("[RMA]", "ecided", "efault", "Set by", "[ASL]", "[CSRA]", "[Q2L]")), name
 
 
 def test_arms_that_differ_in_the_regions_share_stage_1():
@@ -121,7 +123,7 @@ def test_set_reads_values_as_yaml():
         ("regions", ["field=value"]),
         ("model.regions=many", ["model.regions", "'many'", "integer"]),
         ("model.regions=0", ["model.regions", "0", "greater than or equal to 1"]),
-        ("model.cell=papr", ["model.cell", "'papr'", "'paper' or 'standard'"]),
+        ("model.cell=papr", ["model.cell", "'papr'", "'paper', 'standard' or 'none'"]),
         ("training.learning_rate=.nan", ["training.learning_rate", "finite"]),
         ("training.learning_rate=-1", ["training.learning_rate", "greater than 0"]),
         ("data.crop_margin=512", ["data.crop_margin", "image_size"]),

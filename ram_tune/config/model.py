@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -53,13 +54,14 @@ class QueryDecoder(Section):
 
     @model_validator(mode="after")
     def _width_divides(self) -> QueryDecoder:
-        for parts, what in ((self.heads, f"model.query_decoder.heads ({self.heads})"), (4, "4, a sine and a cosine of x and y")):
-            if self.width % parts:
-                below = self.width - self.width % parts
-                raise ValueError(
-                    f"model.query_decoder.width: found {self.width}; expected a multiple of {what}. "
-                    f"Try {below or parts} or {below + parts}."
-                )
+        parts = math.lcm(self.heads, 4)
+        if self.width % parts:
+            below = self.width - self.width % parts
+            raise ValueError(
+                f"model.query_decoder.width: found {self.width}; expected a multiple of {parts}, so that each of "
+                f"model.query_decoder.heads={self.heads} has its share, and the sines and cosines of x and y theirs. "
+                f"Try {f'{below} or ' if below else ''}{below + parts}."
+            )
         return self
 
 
