@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ram_tune.config.model import Backbone as Backbone
 from ram_tune.config.model import CSRA as CSRA
+from ram_tune.config.model import Backbone as Backbone
 from ram_tune.config.model import Model
 from ram_tune.config.model import QueryDecoder as QueryDecoder
 from ram_tune.config.section import NOT_HASHED, Section, digest

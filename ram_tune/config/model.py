@@ -86,7 +86,8 @@ class Model(Section):
     localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
     """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
+    """Dropout on x_k (on fc6 and fc7 of a whole-image model; the other models have none or their own). Probability.
+    *Decided*: 0."""
     backbone: Backbone = Backbone()
     """Image to feature map."""
     csra: CSRA = CSRA()
