@@ -51,10 +51,8 @@ class Layer(nn.Module):
         width = fields.width
         self.among = Attention(width, fields.heads, fields.dropout) if fields.self_attention else None
         self.across = Attention(width, fields.heads, fields.dropout)
-        self.up, self.down = (
-            xavier(nn.Linear(width, fields.feed_forward)),
-            xavier(nn.Linear(fields.feed_forward, width)),
-        )
+        self.up = xavier(nn.Linear(width, fields.feed_forward))
+        self.down = xavier(nn.Linear(fields.feed_forward, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 + fields.self_attention))
         self.dropout = nn.Dropout(fields.dropout)
 
@@ -81,9 +79,7 @@ class QueryDecoder(nn.Module):
     def forward(self, f: Tensor) -> Prediction:
         cells = self.project(f.flatten(2).transpose(1, 2).float())
         keys = cells + positions(f.shape[2], f.shape[3], cells.shape[2], f.device)  # where it is, a value need not say
-        q = self.queries.repeat(
-            len(f), 1, 1
-        )  # not expanded: PyTorch cannot count the operations on a view of a parameter
+        q = self.queries.repeat(len(f), 1, 1)  # an expanded view of a parameter would stop PyTorch's FlopCounterMode
         for layer in self.layers:
             q = layer(q, keys, cells)
         with torch.autocast(f.device.type, enabled=False):  # as `exact`

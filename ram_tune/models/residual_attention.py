@@ -1,5 +1,5 @@
 """Class-specific residual attention: Zhu and Wu, "Residual Attention: A Simple but Effective Method for Multi-Label
-Recognition", ICCV 2021, equations 1 to 8.
+Recognition", ICCV 2021, section 3.
 
 Legend: B images, L labels, C H W feature map, n = H·W its cells, Q heads.
 """
@@ -48,7 +48,7 @@ class ResidualAttention(nn.Module):
 
 
 def attention(y: Tensor, temperature: float) -> Tensor:
-    """s_j^i, where label i looks (equation 2): scores x_jᵀ m_i (B, n, L) → (B, n, L), 1 in sum over the n cells."""
+    """s_j^i, where label i looks: scores x_jᵀ m_i (B, n, L) → (B, n, L), 1 in sum over the n cells."""
     if math.isinf(temperature):
         return F.one_hot(y.argmax(dim=1), y.shape[1]).transpose(1, 2).to(y.dtype)
     return (temperature * y).softmax(dim=1)
