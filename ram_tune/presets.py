@@ -71,6 +71,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {
+        # As stage 1, for its epochs and the twelve that the other models have after it.
+        "whole_image": {"training.epochs": 36, "training.batch_size": 32, "training.lr_steps": [29]},
         # Learning rates: the best on selection of three each, half an order of magnitude apart.
         "csra": {"training.learning_rate": 3e-3},
         "query_decoder": {
