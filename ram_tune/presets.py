@@ -71,18 +71,35 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What `--data NAME` sets. Expected results and cost of each are in the README."""
 
+FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "scenes": {
+        # As stage 1, for its epochs and the twelve that the other models have after it.
+        "whole_image": {"training.epochs": 36, "training.batch_size": 32, "training.lr_steps": [29]},
+        # Learning rates: the best on selection of three each, half an order of magnitude apart.
+        "csra": {"training.learning_rate": 3e-3},
+        "query_decoder": {
+            "model.query_decoder.width": 256,
+            "model.query_decoder.feed_forward": 1024,
+            "training.learning_rate": 3e-4,
+        },
+    },
+}
+"""Preset → model → what the preset sets in its place for that model, so that each is trained as suits it. Of `training`
+only what stage 1 has of its own (its epochs, learning rate, their steps, batch size): models then share one stage 1."""
+
 
 def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields | None = None) -> Config:
-    """Field default < preset (`data`) < each of `layers` < `overrides`.
+    """Field default < preset (`data`), and what it has for the model (`FOR_MODEL`) < each of `layers` < `overrides`.
 
     `data` is a preset's name or the path of a CSV or COCO JSON with one's own images; `root` the dataset's folder; both
     may be URLs (see data.remote). Raises BadInput for an unknown preset, an unknown field, or a value of the wrong type.
     """
-    values: dict[str, Any] = dict(preset(data)) if data else {}
-    if root:
-        values["data.root"] = root
+    usual: Fields = preset(data) if data else {}
+    chosen: dict[str, Any] = {"data.root": root} if root else {}
     for layer in (*layers, overrides or {}):
-        values.update(layer)
+        chosen.update(layer)
+    model = str(chosen.get("model.name", Config().model.name))
+    values: dict[str, Any] = {**usual, **FOR_MODEL.get(data, {}).get(model, {}), **chosen}
     for field in ("data.root", "data.file", "model.backbone.weights"):
         value = values.get(field)
         if isinstance(value, str) and value and not is_url(value) and (field.startswith("data.") or is_path(value)):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ram_tune import config as module
 from ram_tune.config import Config, Loss, Model, Stage1, Training, digest, fields
 from ram_tune.errors import BadInput
-from ram_tune.presets import PRESETS, configure, from_fields, from_json, parse_set
+from ram_tune.presets import FOR_MODEL, PRESETS, configure, from_fields, from_json, parse_set
 
 CONTENTS = {"dataset": "0123456789abcdef"}
 
@@ -49,6 +49,8 @@ def test_every_hashed_field_changes_the_fingerprint(name):
     other = {bool: lambda d: not d, int: lambda d: d + 1, float: lambda d: d / 2 + 0.01, tuple: lambda d: (0.5, 0.5)}
     if name == "model.backbone.name":
         new = "resnet50"
+    elif name in ("model.query_decoder.width", "model.query_decoder.heads"):
+        new = 2 * default  # the one is a multiple of the other
     elif choices and all(isinstance(choice, str) for choice in choices):
         new = next(choice for choice in choices if choice != default)
     elif isinstance(default, str):
@@ -81,7 +83,9 @@ def test_data_and_weights_count_by_their_content():
 def test_every_field_is_documented_and_says_its_default_or_source():
     for name, about in fields():
         assert about["description"], name
-        assert any(word in about["description"] for word in ("[RMA]", "ecided", "efault", "Set by", "[ASL]")), name
+        assert any(
+            word in about["description"] for word in ("[RMA]", "ecided", "efault", "Set by", "[ASL]", "[CSRA]", "[Q2L]")
+        ), name
 
 
 def test_arms_that_differ_in_the_regions_share_stage_1():
@@ -105,6 +109,24 @@ def test_presets_are_valid(name):
     assert from_json(configure(name).model_dump_json(), "test") == configure(name)
 
 
+def test_what_a_preset_has_for_one_model_yields_to_whoever_sets_it():
+    name, width = "model.query_decoder.width", configure("scenes").model.query_decoder.width
+    theirs = configure("scenes", "", {"model.name": "query_decoder"})
+    assert theirs.flat()[name] == FOR_MODEL["scenes"]["query_decoder"][name] != width
+    for layer, overrides in (
+        ({"model.name": "query_decoder"}, {name: 64}),
+        ({name: 64}, {"model.name": "query_decoder"}),
+    ):
+        assert configure("scenes", "", layer, overrides=overrides).flat()[name] == 64
+
+
+@pytest.mark.parametrize(("preset", "model"), [(one, model) for one, models in FOR_MODEL.items() for model in models])
+def test_what_a_preset_has_for_one_model_leaves_all_with_one_stage_1(preset, model):
+    assert configure(preset).stage1_config() is not None
+    if model != "whole_image":
+        assert configure(preset, overrides={"model.name": model}).stage1_config() == configure(preset).stage1_config()
+
+
 def test_set_reads_values_as_yaml():
     values = parse_set(["training.learning_rate=1e-5", "loss.anchor=off", "training.lr_steps=[30, 40]", "data.root="])
     config = from_fields(values)
@@ -121,7 +143,7 @@ def test_set_reads_values_as_yaml():
         ("regions", ["field=value"]),
         ("model.regions=many", ["model.regions", "'many'", "integer"]),
         ("model.regions=0", ["model.regions", "0", "greater than or equal to 1"]),
-        ("model.cell=papr", ["model.cell", "'papr'", "'paper' or 'standard'"]),
+        ("model.cell=papr", ["model.cell", "'papr'", "'paper', 'standard' or 'none'"]),
         ("training.learning_rate=.nan", ["training.learning_rate", "finite"]),
         ("training.learning_rate=-1", ["training.learning_rate", "greater than 0"]),
         ("data.crop_margin=512", ["data.crop_margin", "image_size"]),

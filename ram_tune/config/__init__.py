@@ -2,7 +2,9 @@
 
 Every field carries its meaning, the paper's symbol, its unit, where the default comes from and the default itself.
 Sources: [RMA] Wang et al., ICCV 2017 (the default of every field is the paper's, where it says one);
-[VGG] Simonyan and Zisserman, 2015; [ASL] Ridnik et al., ICCV 2021; *decided*: the papers are silent, the choice is ours.
+[VGG] Simonyan and Zisserman, 2015; [ASL] Ridnik et al., ICCV 2021; [CSRA] Zhu and Wu, "Residual Attention: A Simple but
+Effective Method for Multi-Label Recognition", ICCV 2021; [Q2L] Liu et al., "Query2Label", 2021; [MLD] Ridnik et al.,
+"ML-Decoder", 2021; *decided*: the papers are silent, the choice is ours.
 
 A field in `execution`, or marked "not hashed", says how or where a run is executed, not what it computes, and is left out
 of the fingerprint.
@@ -16,8 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ram_tune.config.model import CSRA as CSRA
 from ram_tune.config.model import Backbone as Backbone
 from ram_tune.config.model import Model
+from ram_tune.config.model import QueryDecoder as QueryDecoder
 from ram_tune.config.section import NOT_HASHED, Section, digest
 from ram_tune.config.section import file_digest as file_digest
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ram_tune.config.section import Section
 
@@ -24,11 +25,52 @@ class Backbone(Section):
     """Keep BatchNorm's statistics and affine parameters as loaded, where there are any. *Decided*: on."""
 
 
+class CSRA(Section):
+    """Class-specific residual attention, `model.name` csra."""
+
+    heads: Literal[1, 2, 4, 6, 8] = 1
+    """Classifiers per label, each with the paper's own temperature, their scores added up. H. [CSRA] 1 on VOC 2007."""
+    residual_weight: float = Field(default=0.1, ge=0)
+    """Weight of what the label attends to, beside the average of the map; 0: average pooling alone. lambda. [CSRA] 0.1 on
+    VOC 2007."""
+
+
+class QueryDecoder(Section):
+    """Label queries over the feature map, `model.name` query_decoder."""
+
+    layers: int = Field(default=2, ge=1, le=64)
+    """Decoder layers. [Q2L] 2; [MLD] 1."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads. [Q2L] 4; [MLD] 8."""
+    width: int = Field(default=512, ge=4)
+    """Width of queries, keys and values. *Decided*: 512, VGG-16's channels, as [Q2L]'s 2048 are its backbone's; [MLD] 768."""
+    feed_forward: int = Field(default=2048, ge=1)
+    """Hidden width of a layer's feed-forward part. *Decided*: 2048, four times `width` as in [Q2L]; [MLD] 2048."""
+    self_attention: bool = True
+    """Let the queries attend to one another before they attend to the map. [Q2L] on; [MLD] off."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on attention weights, on the feed-forward part's hidden units and before each addition. Probability. [Q2L],
+    [MLD] 0.1."""
+
+    @model_validator(mode="after")
+    def _width_divides(self) -> QueryDecoder:
+        parts = math.lcm(self.heads, 4)
+        if self.width % parts:
+            below = self.width - self.width % parts
+            raise ValueError(
+                f"model.query_decoder.width: found {self.width}; expected a multiple of {parts}, so that each of "
+                f"model.query_decoder.heads={self.heads} has its share, and the sines and cosines of x and y theirs. "
+                f"Try {f'{below} or ' if below else ''}{below + parts}."
+            )
+        return self
+
+
 class Model(Section):
     """Feature map to label scores."""
 
-    name: Literal["rma", "whole_image"] = "rma"
-    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. [RMA] rma."""
+    name: Literal["rma", "whole_image", "csra", "query_decoder"] = "rma"
+    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions; `csra`: class-specific
+    residual attention; `query_decoder`: label queries. [RMA] rma."""
     regions: int = Field(default=5, ge=1, le=64)
     """Attended regions per image. K. [RMA] 5."""
     sample_size: int = Field(default=7, ge=1, le=64)
@@ -39,11 +81,16 @@ class Model(Section):
     """Width of the LSTM's h and c. *Decided*: 512."""
     feature_size: int = Field(default=512, ge=1)
     """Width of z, the region feature that is scored and from which the next region is found. *Decided*: 512."""
-    cell: Literal["paper", "standard"] = "paper"
-    """`paper`: h = o*c; `standard`: h = o*tanh(c). [RMA] paper."""
+    cell: Literal["paper", "standard", "none"] = "paper"
+    """`paper`: h = o*c; `standard`: h = o*tanh(c); `none`: no memory, h_k is a ReLU layer of x_k alone. [RMA] paper."""
     localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
     """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
+    """Dropout on x_k (on fc6 and fc7 of a whole-image model; the other models have none or their own). Probability.
+    *Decided*: 0."""
     backbone: Backbone = Backbone()
     """Image to feature map."""
+    csra: CSRA = CSRA()
+    """Class-specific residual attention."""
+    query_decoder: QueryDecoder = QueryDecoder()
+    """Label queries."""

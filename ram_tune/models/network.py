@@ -11,10 +11,17 @@ from ram_tune.config import Config
 from ram_tune.config import Model as ModelConfig
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import Backbone, load_weights
+from ram_tune.models.query_decoder import QueryDecoder
 from ram_tune.models.recurrent import RMA
+from ram_tune.models.residual_attention import ResidualAttention
 from ram_tune.models.whole_image import Prediction, WholeImage
 
-HEADS: dict[str, type[RMA] | type[WholeImage]] = {"rma": RMA, "whole_image": WholeImage}
+HEADS: dict[str, type[nn.Module]] = {
+    "rma": RMA,
+    "whole_image": WholeImage,
+    "csra": ResidualAttention,
+    "query_decoder": QueryDecoder,
+}
 
 
 class Network(nn.Module):

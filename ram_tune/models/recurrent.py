@@ -30,6 +30,18 @@ class Memory(nn.Module):
         return o.sigmoid() * (c.tanh() if self.squash else c), c
 
 
+class Memoryless(nn.Module):
+    """`cell: none`: h is a ReLU layer of this step's x alone; there is nothing to carry on."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.of_x = xavier(nn.Linear(inputs, hidden))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, D) → h (B, H); the h and c given are of no account."""
+        return F.relu(self.of_x(x)), c
+
+
 class RMA(nn.Module):
     """Feature map f (B, C, H, W) → scores of K attended regions, found one after another."""
 
@@ -37,10 +49,11 @@ class RMA(nn.Module):
 
     def __init__(self, model: Model, channels: int, labels: int):
         super().__init__()
-        self.regions, self.sample_size = model.regions, model.sample_size
+        self.regions, self.sample_size, self.hidden_size = model.regions, model.sample_size, model.hidden_size
         self.project = xavier(nn.Linear(channels * model.sample_size**2, model.projection_size))  # W_fx
         self.dropout = nn.Dropout(model.dropout)
-        self.memory = Memory(model.projection_size, model.hidden_size, model.cell)
+        widths = model.projection_size, model.hidden_size
+        self.memory = Memoryless(*widths) if model.cell == "none" else Memory(*widths, model.cell)
         self.feature = xavier(nn.Linear(model.hidden_size, model.feature_size))  # W_hz
         self.classifier = xavier(nn.Linear(model.feature_size, labels))  # W_zs
         self.localization = xavier(nn.Linear(model.feature_size, 4))  # W_zm
@@ -51,7 +64,7 @@ class RMA(nn.Module):
         self.register_buffer("whole", torch.tensor(IDENTITY), persistent=False)
 
     def forward(self, f: Tensor) -> Prediction:
-        h = c = f.new_zeros(len(f), self.memory.of_h.in_features, dtype=torch.float32)
+        h = c = f.new_zeros(len(f), self.hidden_size, dtype=torch.float32)
         M = self.whole.expand(len(f), 4)  # M_0: the whole image
         f = f.contiguous().float()
         scores, regions, features = [], [], []

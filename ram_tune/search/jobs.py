@@ -27,15 +27,21 @@ class Job:
     dataset: str  # the dataset's fingerprint
     needs: tuple[str, ...] = ()  # fingerprints of the jobs whose weights it starts from
     sampled: bool = False  # its setting was drawn, not named: see sampling.py
+    also: tuple[str, ...] = ()  # other arms that compute the same, and share its run
 
     @property
     def seed(self) -> int:
         return self.config.training.seed
 
     @property
+    def arms(self) -> str:
+        """All whose run it is: `attended = centred_half`."""
+        return " = ".join((self.setting, *self.also))
+
+    @property
     def name(self) -> str:
         """What people call it: `A+S+P · seed 2`."""
-        return self.setting if self.kind == "stage1" and self.seed == 0 else f"{self.setting} · seed {self.seed}"
+        return self.arms if self.kind == "stage1" and self.seed == 0 else f"{self.arms} · seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ def plan(
 ) -> list[Job]:
     """All jobs, each after those it needs: every stage 1 once, then the arms seed by seed.
 
-    Arms that differ only in how they are evaluated need one trained model: the others are `evaluate` jobs on it.
-    Seeds count from the base configuration's. Raises BadInput.
+    Arms that compute the same on this dataset share a run, be it stage 1's. Arms that differ only in how they are evaluated
+    need one trained model: the others are `evaluate` jobs on it. Seeds count from the base configuration's. Raises BadInput.
     """
     _require_same_images(space)
     base = base_config(space, data, data_root, overrides)
@@ -106,16 +106,12 @@ def plan(
         for seed in range(first_seed, first_seed + seeds)
         for arm, values in space.arms.items()
     ]
-    named: dict[str, str] = {}
+    named: dict[str, list[str]] = {}  # identity → the arms of it: what an arm sets, another dataset's preset may have
     for arm, config in wanted:
-        if twin := named.get(identity(config)):
-            raise BadInput(
-                f"arms {twin} and {arm}",
-                found="the same configuration",
-                expected="arms that differ",
-                remedy="Remove one of them.",
-            )
-        named[identity(config)] = arm
+        alike = named.setdefault(identity(config), [])
+        if arm in alike:
+            raise BadInput(f"arms.{arm}: training.seed", found="one seed", expected="the seeds of all arms")
+        alike.append(arm)
 
     stages: dict[str, Job] = {}
     models: dict[str, Job] = {}  # trained only for evaluations: no arm is just this
@@ -129,17 +125,23 @@ def plan(
         return (identity(first),)
 
     for arm, config in wanted:
+        first, *also = named[identity(config)]
+        if arm != first:
+            continue
+        run = Job("train", arm, config, identity(config), dataset.fingerprint, also=tuple(also))
         trained = models_of(config, base)
         if [identity(one) for one in trained] == [identity(config)]:
-            trainings.append(Job("train", arm, config, identity(config), dataset.fingerprint, needed(config)))
+            trainings.append(replace(run, needs=needed(config)))
             continue
         for one in trained:
             if identity(one) not in named:
                 name = f"{arm} (training)" if len(trained) == 1 else f"{arm} (N={one.data.image_size})"
                 job = Job("train", name, one, identity(one), dataset.fingerprint, needed(one))
                 models.setdefault(identity(one), job)
-        needs = tuple(identity(one) for one in trained)
-        evaluations.append(Job("evaluate", arm, config, identity(config), dataset.fingerprint, needs))
+        evaluations.append(replace(run, kind="evaluate", needs=tuple(identity(one) for one in trained)))
+    for run in [run for run in trainings if run.fingerprint in stages]:  # a whole-image arm that is just that
+        stages[run.fingerprint] = replace(stages[run.fingerprint], also=(run.setting, *run.also))
+        trainings.remove(run)
     # Arms that others evaluate are trainings all the same, and come before them.
     return [*_told_apart(stages, [*models.values(), *trainings]), *models.values(), *trainings, *evaluations]
 

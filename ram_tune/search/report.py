@@ -21,6 +21,9 @@ FAULTS = {
     "outside_share": "outside",
     "redundancy": "redundancy",
 }
+COSTS = {"cost/parameters": ("parameters (M)", 1e6), "cost/multiply_adds": ("multiply–adds (G)", 1e9)}
+ALIKE = 0.01
+"""Share by which costs may differ and yet be called the same."""
 FAULTS_CAPTION = """\
 mirrored: share of regions; P is to bring it to 0
 mean area: the crop is 1; S is to keep it well below
@@ -35,7 +38,8 @@ anchors, centre, random: boxes of the same sizes, put there"""
 def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table:
     """A row for every arm of the plan `jobs`: means over the finished seeds, and the published mAP.
 
-    A published number measured in another way than ours carries a mark that a footnote explains.
+    A published number measured in another way than ours carries a mark that a footnote explains. Where arms differ in what
+    they cost, their parameters and multiply–adds (per image, one view at each scale) are told too.
     """
     plan = {job.fingerprint: job for job in jobs}
     marks: dict[str, str] = {}  # how a published number was measured → its mark
@@ -44,6 +48,9 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
     table = Table(title=escape(f"{space.title} on {dataset}, in percent"), caption_justify="left")
     for column in ("arm", "seeds", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
         table.add_column(column, justify="left" if column == "arm" else "right")
+    costs = COSTS if _costs_differ(jobs, outcomes) else {}
+    for column, _ in costs.values():
+        table.add_column(column, justify="right")
     needed = {need for job in jobs for need in job.needs}
     for name, group in _arms(jobs):
         if group[0].kind == "train" and group[0].setting not in space.arms and group[0].fingerprint in needed:
@@ -62,7 +69,8 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
         seeds = f"{len(found)}" if len(found) == len(runs) else f"{len(found)} of {len(runs)}"
         protocol = Protocol.of(group[0].config)
         measured.setdefault(protocol, []).append(name)
-        entry = None if group[0].kind == "stage1" else published(space, group[0].setting, protocol)
+        arms = () if group[0].kind == "stage1" else (group[0].setting, *group[0].also)
+        entry = published(space, arms, protocol)
         note = ""
         if entry:
             how = "" if entry.protocol() == protocol else f"{entry.source}: {entry.protocol().words()}"
@@ -70,7 +78,8 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
             note = f"{entry.mAP:.1f} {mark}".rstrip()
         if len(found) > 1:
             shared = shared or bool(set.intersection(*(_stage1(run, plan) for run in finished)))
-        table.add_row(Text(name), seeds, *values, best, note)
+        spent = [f"{mean(one[cost] for one in found) / unit:.3g}" if found else "" for cost, (_, unit) in costs.items()]
+        table.add_row(Text(name), seeds, *values, best, note, *spent)
     for other in (other for other in space.others if other.dataset == dataset):
         mAP, CF1, OF1 = ("" if value is None else f"{value:.1f}" for value in (other.mAP, other.CF1, other.OF1))
         mark = marks.setdefault(
@@ -178,9 +187,9 @@ def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     return [f"FAILED {name}: {error_line(error)}" for name, error in ended if error]
 
 
-def published(space: Space, arm: str, protocol: Protocol) -> Published | None:
-    """The published mAP of an arm: measured as ours, else on this dataset, else the first that there is."""
-    known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
+def published(space: Space, arms: Container[str], protocol: Protocol) -> Published | None:
+    """The published mAP of a row's arms: measured as ours, else on this dataset, else the first that there is."""
+    known = [entry for entry in space.published if entry.arm in arms and entry.mAP is not None]
     return max(known, key=lambda entry: (entry.protocol() == protocol, entry.dataset == protocol.dataset), default=None)
 
 
@@ -195,12 +204,19 @@ def _arms(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     names = [group[0].setting for group in groups.values() if group[0].kind == "stage1"]
     rows = []
     for group in groups.values():
-        name = group[0].setting
+        name = group[0].arms
         if group[0].kind == "stage1" and names.count(name) > 1:
             made = {job.fingerprint for job in group}
             name += f" of {', '.join(dict.fromkeys(job.setting for job in jobs if made & set(job.needs)))}"
         rows.append((name, group))
     return rows
+
+
+def _costs_differ(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> bool:
+    """Whether one arm costs more than another."""
+    arms = [outcomes[job.fingerprint].metrics for job in jobs if job.kind != "stage1" and job.fingerprint in outcomes]
+    spent = [[one[cost] for one in arms if cost in one] for cost in COSTS]
+    return any(max(values) > (1 + ALIKE) * min(values) for values in spent if values)
 
 
 def _stage1(job: Job, plan: Mapping[str, Job]) -> set[str]:

@@ -67,11 +67,37 @@ def test_scores_and_regions_are_method_3_written_out(cell, regions, seed):
     assert ours.features.shape == (3, regions, 6)
 
 
-def test_every_parameter_learns():
-    model = RMA(Model(regions=2, **SIZES), channels=5, labels=4)
+@pytest.mark.parametrize("cell", ["paper", "none"])
+def test_every_parameter_learns(cell):
+    model = RMA(Model(regions=2, cell=cell, **SIZES), channels=5, labels=4)
     prediction = model(torch.randn(3, 5, 8, 6))
     (prediction.scores.sum() + prediction.regions.square().sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_without_memory_every_step_is_a_plain_network_on_its_own_region():
+    torch.manual_seed(0)
+    model = RMA(Model(regions=3, cell="none", **SIZES), channels=5, labels=4)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    f = torch.randn(3, 5, 8, 6)
+    ours = model(f)
+    (weight, bias), names = model.memory.parameters(), [name for name, _ in model.memory.named_parameters()]
+    assert names == ["of_x.weight", "of_x.bias"]
+    assert weight.shape == (7, 11)
+    for k in range(3):
+        x = model.project(sample(f, ours.regions[:, k], 3).flatten(1)).relu()
+        z = model.feature((x @ weight.T + bias).relu()).relu()
+        torch.testing.assert_close(ours.region_scores[:, k], model.classifier(z))
+
+
+@pytest.mark.parametrize(("cell", "remembers"), [("none", False), ("paper", True), ("standard", True)])
+def test_where_regions_are_fixed_only_a_memory_makes_steps_differ(cell, remembers):
+    """Every region is the centred half: what differs between steps is what they remember."""
+    model = RMA(Model(regions=3, cell=cell, localization_init="centred_half", **SIZES), channels=5, labels=4)
+    first, second, third = model(torch.randn(3, 5, 8, 6)).region_scores.unbind(1)
+    assert torch.equal(first, second) != remembers
+    assert torch.equal(second, third) != remembers
 
 
 def test_the_paper_starts_xavier_with_zero_bias_the_localization_layer_included():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ram_tune.config import Config
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
@@ -54,10 +55,37 @@ def test_set_wins_over_the_spaces_base():
     assert changed.model.localization_init == "xavier"
 
 
-def test_arms_that_compute_the_same_are_refused(pictures, tiny, dataset):
-    space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"loss.anchor": True}})
-    with pytest.raises(BadInput, match=r"arms a and b: found the same configuration"):
-        plan(space, str(pictures), "", parse_set(tiny), 1, dataset)
+def test_arms_that_compute_the_same_share_a_run(pictures, tiny, dataset):
+    arms = {"a": {}, "b": {"loss.anchor": False}, "c": {"loss.anchor": True}, "d": {"evaluation.top_k": 1}}
+    arms["e"] = {"evaluation.top_k": 1, "loss.scale": True}
+    space = spaces.Space(version=1, title="T", arms=arms)
+    jobs = plan(space, str(pictures), "", parse_set(tiny), 2, dataset)
+    assert [job.name for job in jobs] == [
+        "stage 1",
+        *("a = c · seed 0", "b · seed 0", "a = c · seed 1", "b · seed 1"),
+        *("d = e · seed 0", "d = e · seed 1"),
+    ]
+    assert [job.kind for job in jobs[-2:]] == ["evaluate", "evaluate"]
+    assert jobs[-2].needs == (jobs[1].fingerprint,)
+    assert len({job.fingerprint for job in jobs}) == len(jobs)
+
+
+def test_an_arm_that_is_just_stage_1_shares_its_run(pictures, tiny, dataset):
+    first = configure(str(pictures), overrides=parse_set(tiny)).stage1_config().flat()
+    default = Config().flat()
+    whole = {name: value for name, value in first.items() if value != default[name] and not name.startswith("data.")}
+    attended = {name: value for name, value in parse_set(tiny).items() if not name.startswith("data.")}
+    space = spaces.Space(version=1, title="T", arms={"attended": attended, "whole": whole, "again": whole})
+    shared = {name: value for name, value in parse_set(tiny).items() if name.startswith("data.")}
+    stage1, run = plan(space, str(pictures), "", shared, 1, dataset)
+    assert (stage1.kind, stage1.name) == ("stage1", "stage 1 = whole = again")
+    assert (run.name, run.needs) == ("attended · seed 0", (stage1.fingerprint,))
+
+
+def test_an_arm_with_a_seed_of_its_own_has_no_others(pictures, tiny, dataset):
+    space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"training.seed": 7}})
+    with pytest.raises(BadInput, match=r"arms\.b: training\.seed: found one seed"):
+        plan(space, str(pictures), "", parse_set(tiny), 2, dataset)
 
 
 def test_an_arm_may_not_choose_other_images(pictures, tiny, dataset):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -140,6 +142,31 @@ def test_published_numbers_are_marked_unless_measured_exactly_so():
 def test_any_difference_in_the_protocol_marks(changed):
     known = entry("A", **{"views": "one", "classifier": "network", **changed})
     assert rows(results_table(space(known), "voc2007", plan(), {}))[2][-1] == "90.0 *"
+
+
+def spent(parameters: float, multiply_adds: float) -> Outcome:
+    found = outcome(0.6)
+    return Outcome({**found.metrics, "cost/parameters": parameters, "cost/multiply_adds": multiply_adds})
+
+
+def test_costs_are_told_where_arms_differ_in_them():
+    found = {"s0": spent(136e6, 15.5e9), "none0": spent(134_260_544, 16.04e9), "A0": spent(14.1e6, 15.4e9)}
+    table = results_table(space(), "voc2007", plan(), found)
+    assert [row[-2:] for row in rows(table)] == [["136", "15.5"], ["134", "16"], ["14.1", "15.4"]]
+    assert "parameters (M) ┃ multiply–adds (G)" in words(table)
+
+    alike = {**found, "A0": spent(134_260_600, 16.1e9)}  # stage 1 is no arm
+    assert "multiply" not in words(results_table(space(), "voc2007", plan(), alike))
+    dearer = {**found, "A0": spent(134_260_600, 17e9)}
+    assert rows(results_table(space(), "voc2007", plan(), dearer))[2][-2:] == ["134", "17"]
+    del dearer["none0"]
+    assert "multiply" not in words(results_table(space(), "voc2007", plan(), dearer))
+
+
+def test_arms_that_share_a_run_share_a_row_and_what_is_published_of_either():
+    jobs = [replace(job, also=("A",)) if job.setting == "none" else job for job in plan(arms=("none", "[b]"))]
+    table = results_table(space(entry("A", mAP=91.3)), "voc2007", jobs, {"none0": outcome(0.6)})
+    assert [row[:1] + row[-1:] for row in rows(table)] == [["stage 1", ""], ["none = A", "91.3 *"], ["[b]", ""]]
 
 
 def regions(epoch: int, mirrored: float, area: float, distance: float | None = None) -> dict[str, float]:

@@ -75,7 +75,7 @@ def test_published_numbers_are_those_of_tables_4_and_5():
         (GOOD + "base: {training.epochs: many}\n", ["base: training.epochs: found 'many'", "integer", "Passes over"]),
         (GOOD.replace("loss.anchor: on", "training.epochs: on"), ["arms.two: training.epochs: found True", "a number"]),
         (GOOD.replace("loss.anchor: on", "model.regions: 0"), ["arms.two: model.regions: found 0", "equal to 1"]),
-        (GOOD.replace("loss.anchor: on", "model.cell: papers"), ["arms.two: model.cell: found 'papers'", "'paper' or"]),
+        (GOOD.replace("loss.anchor: on", "model.cell: papers"), ["arms.two: model.cell: found 'papers'", "'paper', "]),
         (GOOD.replace("loss.anchor: on", "training.lr_steps: [1, x]"), ["training.lr_steps.1: found 'x'"]),
         (GOOD.replace("loss.anchor: on", "training.learning_rate: .inf"), ["training.learning_rate: found inf"]),
         (GOOD + ENTRY.replace("arm: two", "arm: twos"), ["published.0.arm", "'twos'", "Did you mean two?"]),

@@ -138,6 +138,20 @@ def test_cached_maps_of_ten_views_have_their_mirrors(pictures, tmp_path):
     assert again.metrics["test"]["mAP"] == pytest.approx(summary["test"]["mAP"])
 
 
+@pytest.mark.parametrize("name", ["csra", "query_decoder"])
+def test_a_head_without_regions_starts_from_stage_1_and_is_judged_in_every_way(pictures, tmp_path, name):
+    more = "data.crop=map", "model.backbone.trainable=none", "stage1.trainable=all", "stage1.epochs=1"
+    ways = "evaluation.views=ten", "evaluation.classifier=svm"
+    config = at(pictures, 64, *more, *ways, f"model.name={name}")
+    summary = train_in_folder(config, tmp_path / "run", tmp_path / "cache")
+    assert summary["start"] == {}
+    first, ours = (torch.load(best(folder))["network"] for folder in (tmp_path / "run" / "stage1", tmp_path / "run"))
+    convolutions = {name: tensor for name, tensor in first.items() if name.startswith("backbone.")}
+    torch.testing.assert_close(convolutions, {key: ours[key] for key in convolutions}, rtol=0, atol=0)
+    again = finish(load_trained(config, tmp_path / "cache", [best(tmp_path / "run")], "x"))
+    assert again.metrics["test"]["mAP"] == pytest.approx(summary["test"]["mAP"])
+
+
 def test_a_whole_image_on_cached_maps_trains_in_single_precision(pictures, tmp_path):
     more = "data.crop=map", "model.backbone.trainable=none", "model.name=whole_image"
     summary = train_in_folder(at(pictures, 64, *more), tmp_path / "maps", tmp_path / "cache")
