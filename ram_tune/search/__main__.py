@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ram_tune.config import Config
-from ram_tune.errors import command_line
+from ram_tune.errors import BadInput, command_line
 from ram_tune.options import (
     cache_dir,
     masked,
@@ -26,6 +26,7 @@ from ram_tune.options import (
 from ram_tune.search import space as spaces
 from ram_tune.search.arguments import check_sampled, chosen, limited, overrides_of, parser, positive
 from ram_tune.search.space import Space
+from ram_tune.search.submission import settle_in
 
 if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options are right
     from ram_tune.data.roles import Dataset
@@ -37,16 +38,27 @@ if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.list or not options.search:
+    if options.jobs or options.follow or options.stop:
+        from ram_tune.search.job_server import manage
+
+        return manage(options)
+    if options.list or not (options.search or options.submit is not None):
         for name in spaces.names():
             print(f"{name:<14} {spaces.read(name).question}")
         return 0
+    if not options.search:
+        raise BadInput("--submit", found="no search", expected="its name first", remedy="`--list` lists them.")
     data = options.data or "scenes"
     positive("--seeds", options.seeds)
     positive("--concurrency", options.concurrency)
     space = limited(chosen(spaces.read(options.search).on(data), options.arms), options)
     name = Path(options.search).stem
     overrides = overrides_of(options)
+    if options.submit is not None:
+        from ram_tune.search.job_server import submit
+
+        return submit(options, space, overrides)
+    settle_in(options, space, overrides)
 
     from ram_tune.search.plan import base_config
 
@@ -182,7 +194,7 @@ def _search(
         known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
         why = ""
         if not is_complete(study, maker) if maker else to_do(jobs, known):
-            manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints)
+            manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints, 60 * options.watchdog)
             outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
         else:
             outcomes = known

@@ -21,12 +21,15 @@ examples:
   python -m ram_tune.search my_space.yaml --workers 0       one's own question; many small runs
   python -m ram_tune.search full --workers 0 --trials 24    settings drawn by a sampler; 20 more later: --trials 44
   python -m ram_tune.search full --confirm 3                the best setting and the paper's with 3 fresh seeds, on test
+  python -m ram_tune.search constraints --submit            the same as a job on the cluster that `ray dashboard` brings here
+  python -m ram_tune.search --jobs                          its jobs; --follow ID, --stop ID
   python -m ram_tune.search --list                          the searches that come with the package
   mlflow ui                                                 browse the runs, in the same folder
 
 The same command goes on after Ctrl-C (once: running jobs end with their epoch; twice: at once), after a crash, and with more
 arms, seeds or trials. exit code: 0 every run finished, 1 some failed (of drawn
-settings: all, or what they share), 2 the options or files cannot be used, 130 interrupted"""
+settings: all, or what they share), 2 the options or files cannot be used, 130 interrupted
+(a job: stopped, or left by Ctrl-C)"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,8 +72,36 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--gpus-per-worker", type=float, metavar="N", help="such as 0.5 (default: 1 where there are any)")
     how.add_argument("--concurrency", type=int, metavar="N", help="runs at once (default: as many as fit)")
     how.add_argument(
-        "--address", default="", metavar="HOST:PORT", help="a running Ray cluster (default: this machine alone)"
+        "--address",
+        default="",
+        metavar="HOST:PORT",
+        help="a running Ray cluster that this machine belongs to (default: this machine alone)",
     )
+    how.add_argument(
+        "--watchdog",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="say so when a run has not moved for so long, and what holds the machines (default: 10; 0: never)",
+    )
+    jobs = parser.add_argument_group(
+        "as a job on a cluster elsewhere",
+        "Sent is the package as it is here, and the search's file. Places must be absolute ones there; those left out\n"
+        "are what the cluster's environment says. URL is that of Ray's dashboard (default: $RAY_API_SERVER_ADDRESS,\n"
+        "$RAY_ADDRESS, else http://127.0.0.1:8265), and a token is sent if there is one. (docs/cluster.md)",
+    ).add_mutually_exclusive_group()
+    jobs.add_argument(
+        "--submit",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="send this search to the cluster at URL and follow its log; Ctrl-C leaves it running",
+    )
+    jobs.add_argument("--jobs", action="store_true", help="list the jobs of a cluster (--address URL)")
+    jobs.add_argument(
+        "--follow", metavar="ID", help="show a job's log to its end (--address URL); Ctrl-C leaves it running"
+    )
+    jobs.add_argument("--stop", metavar="ID", help="end a job (--address URL); its running runs end with their epoch")
     places = parser.add_argument_group("where it is kept")
     add_search_places(places)
     places.add_argument(

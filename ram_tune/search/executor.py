@@ -219,7 +219,8 @@ def _interruptible(queue: Queue, handle: Callable[[Event], None]) -> Iterator[th
             raise KeyboardInterrupt
         stopping.set()
         queue.close()
-        handle({"type": "notice", "text": "stopping: running jobs end with this epoch; Ctrl-C again leaves at once"})
+        again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+        handle({"type": "notice", "text": f"stopping: running jobs end with this epoch{again}"})
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

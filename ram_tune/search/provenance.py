@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -11,6 +12,8 @@ from pathlib import Path
 import ram_tune
 
 LIBRARIES = "torch", "torchvision", "ray", "optuna", "mlflow"
+COMMIT = "RAM_TUNE_COMMIT"
+"""The variable with what `commit` said, for a package that is sent to a cluster without its checkout."""
 
 
 def provenance(folder: Path | None = None) -> dict[str, str]:
@@ -19,7 +22,7 @@ def provenance(folder: Path | None = None) -> dict[str, str]:
     `mlflow.*` are the names that MLflow's own pages show.
     """
     return {
-        **_git(folder or Path(ram_tune.__file__).parent),
+        **(_git(folder or Path(ram_tune.__file__).parent) or _told()),
         "ram_tune.version": ram_tune.__version__,
         "ram_tune.python": platform.python_version(),
         "ram_tune.platform": platform.platform(),
@@ -28,6 +31,12 @@ def provenance(folder: Path | None = None) -> dict[str, str]:
         "mlflow.source.name": "ram_tune",
         "mlflow.source.type": "LOCAL",
     }
+
+
+def commit() -> str:
+    """This package's commit, with ` dirty` where files differ from it; empty without a git checkout."""
+    found = _git(Path(ram_tune.__file__).parent)
+    return found["mlflow.source.git.commit"] + " dirty" * (found["ram_tune.dirty"] == "true") if found else ""
 
 
 def environment() -> str:
@@ -46,6 +55,12 @@ def _git(folder: Path) -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit yet
         return {}
     return {"mlflow.source.git.commit": commit, "ram_tune.dirty": "true" if changes else "false"}
+
+
+def _told() -> dict[str, str]:
+    """Likewise, from what was sent along with the package."""
+    commit, _, changes = os.environ.get(COMMIT, "").partition(" ")
+    return {"mlflow.source.git.commit": commit, "ram_tune.dirty": "true" if changes else "false"} if commit else {}
 
 
 def _run_git(folder: Path, *arguments: str) -> str:
