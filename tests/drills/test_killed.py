@@ -61,6 +61,24 @@ def test_a_process_that_is_lost_is_replaced_within_the_search(pictures, tiny, tm
     assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 61))
 
 
+def test_a_run_that_hangs_is_told_of_and_who_holds_the_machine(pictures, tiny, tmp_path):
+    fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=20"]
+    searches = Searches(tmp_path, pictures, [*fields, "execution.cpus_per_worker=1"])
+    search, said, stopped = searches.start("constraints", "--arms", "A+S", "--watchdog", "0.1"), [], []
+    for line in search.stdout:
+        said.append(line)
+        if line.startswith("A+S") and "epoch   4/20" in line:
+            stopped = pids("ray::RayTrainWorker", tmp_path)
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+        if stopped and "has not moved" in line:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert search.wait() == 0, "".join(said)
+    (told,) = (line for line in said if "has not moved" in line and "since epoch" in line)
+    assert told.startswith("A+S · seed 0 ") and "Held or wanted by A+S · seed 0 (1 CPU)" in told
+
+
 @pytest.mark.parametrize("workers", ["2", "1:2"])
 def test_one_of_two_workers_of_a_run_is_lost(pictures, tiny, tmp_path, workers):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=40"]
