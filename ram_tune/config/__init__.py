@@ -238,6 +238,11 @@ class Config(Section):
                 f"data.crop: found map with model.backbone.trainable={backbone.trainable}; expected trainable=none: "
                 "cached maps are those of a backbone that does not change. Set model.backbone.trainable=none or data.crop=pixels."
             )
+        shortest, longest = self.model.random_sides
+        if shortest > longest:
+            raise ValueError(
+                f"model.random_sides: found {shortest}, {longest}; expected the shortest side first. Exchange them."
+            )
         return self
 
     def flat(self) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ram_tune.config.section import Section
+
+Side = Annotated[float, Field(gt=0, le=1)]
 
 
 class Backbone(Section):
@@ -27,10 +29,12 @@ class Backbone(Section):
 class Model(Section):
     """Feature map to label scores."""
 
-    name: Literal["rma", "whole_image"] = "rma"
-    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. [RMA] rma."""
+    name: Literal["rma", "whole_image", "anchors", "random"] = "rma"
+    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions. RMA over regions that are
+    given instead of found: `anchors`, on every crop the same, the first in its centre, the others on the anchors of
+    `loss.anchor_radius`, all half its size; `random`, drawn once for each image from the run's seed. [RMA] rma."""
     regions: int = Field(default=5, ge=1, le=64)
-    """Attended regions per image. K. [RMA] 5."""
+    """Attended (or given) regions per image. K. [RMA] 5."""
     sample_size: int = Field(default=7, ge=1, le=64)
     """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
     projection_size: int = Field(default=4096, ge=1)
@@ -45,5 +49,7 @@ class Model(Section):
     """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on x_k (on fc6 and fc7 of a whole-image model). Probability. *Decided*: 0."""
+    random_sides: tuple[Side, Side] = (0.25, 0.75)
+    """Shortest and longest side of a region of `random`; 1 is the image's. *Decided*: as a mean half, an anchor's."""
     backbone: Backbone = Backbone()
     """Image to feature map."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ram_tune.data.given import GIVEN
+from ram_tune.models.regions import IDENTITY
 from ram_tune.training.run import Run
 
 IMAGES, PASSES = 8, 3
@@ -25,22 +27,24 @@ def cost(runs: Sequence[Run]) -> dict[str, float]:
     for run in runs:
         side = run.config.data.image_size - run.config.data.crop_margin
         images = torch.zeros((IMAGES, side, side, 3), dtype=torch.uint8, device=run.device)
+        whole = torch.tensor(IDENTITY, device=run.device).expand(IMAGES, run.config.model.regions, 4)
+        given = whole if run.config.model.name in GIVEN else None
         run.network.eval()
         with run.autocast():
             counter = FlopCounterMode(display=False)
             with counter:
-                run.network(images[:1])
-            seconds = sorted(_pass(run, images) for _ in range(PASSES))
+                run.network(images[:1], given[:1] if given is not None else None)
+            seconds = sorted(_pass(run, images, given) for _ in range(PASSES))
         found["parameters"] += sum(parameter.numel() for parameter in run.network.parameters())
         found["multiply_adds"] += counter.get_total_flops() / 2
         found["ms_per_image"] += 1000 * seconds[PASSES // 2] / IMAGES
     return found
 
 
-def _pass(run: Run, images: torch.Tensor) -> float:
+def _pass(run: Run, images: torch.Tensor, given: torch.Tensor | None) -> float:
     """Seconds."""
     started = time.perf_counter()
-    run.network(images)
+    run.network(images, given)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
     return time.perf_counter() - started
