@@ -16,6 +16,7 @@ from PIL import Image
 from ram_tune.config import Config, digest
 from ram_tune.data.annotations import Annotations
 from ram_tune.data.cache import rows
+from ram_tune.data.proposals import EdgeBoxes, proposals
 
 GIVEN = "random", "proposals"
 """Models that are given each image's own regions."""
@@ -29,9 +30,11 @@ def content(boxes: np.ndarray | None) -> str:
 def boxes_of(config: Config, annotations: Annotations, images: np.memmap, cache_dir: Path) -> np.ndarray | None:
     """(n, K, 4) float32, as in `Source`: made once for all runs; None for a model that is not given its regions.
 
-    `images` is what `resized_images` gave of the annotated ones.
+    `images` is what `resized_images` gave of the annotated ones. Raises BadInput, see `proposals`.
     """
     model, n = config.model, len(annotations)
+    if model.name == "proposals":
+        return proposals(annotations, model.proposals, config.data.max_image_pixels, cache_dir)[:, : model.regions]
     if model.name != "random":
         return None
     what = [Path(str(images.filename)).stem, model.regions, model.random_sides, config.training.seed]
@@ -47,6 +50,9 @@ def boxes_of(config: Config, annotations: Annotations, images: np.memmap, cache_
 
 def boxes_of_new(config: Config, images: Sequence[Image.Image], resized: np.ndarray) -> np.ndarray | None:
     """The same of images that are of no dataset; `resized` (n, N, N, 3) are these."""
+    if config.model.name == "proposals":
+        find = EdgeBoxes(config.model.proposals)
+        return np.stack([find(image)[: config.model.regions] for image in images])
     return np.stack(list(_drawn(config, resized))) if config.model.name == "random" else None
 
 

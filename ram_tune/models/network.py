@@ -20,6 +20,7 @@ HEADS: dict[str, type[RMA] | type[WholeImage]] = {
     "whole_image": WholeImage,
     "anchors": RMA,
     "random": RMA,
+    "proposals": RMA,
 }
 
 

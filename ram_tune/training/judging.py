@@ -225,11 +225,18 @@ def label_metrics(run: Run, role: str, found: Scores, likely: np.ndarray) -> dic
 
 
 def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
-    """What the regions do, where there are any; and whether they attend to objects, where the dataset has boxes."""
+    """What the regions do, where there are any; and whether they attend to objects, where the dataset has boxes.
+
+    `filled_share`: of the regions that were to be proposals, those for which none was found (the whole crop is there).
+    """
     if found.regions is None:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
     statistics, images = region_statistics(found.regions, points), run.annotations(role)
+    if run.config.model.edges:
+        given = run.whole(role).boxes
+        assert given is not None
+        statistics["filled_share"] = float(np.isnan(given).any(-1).mean())
     if images.boxes is None:
         return statistics
     crops = np.tile(centre_crop(run.whole(role)), (len(images), 1))

@@ -18,12 +18,13 @@ from ram_tune.data.batches import Batch, Source
 from ram_tune.data.cache import feature_maps, resized_images
 from ram_tune.data.given import boxes_of
 from ram_tune.data.images import upright_sizes
+from ram_tune.data.proposals import EdgeBoxes
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.network import Network, build, check
 from ram_tune.models.regions import of_crops
-from ram_tune.presets import from_json, weights_fingerprint
+from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
@@ -159,7 +160,9 @@ class Run:
 
 def identity(config: Config, dataset: Dataset) -> str:
     """The fingerprint of a run of `config` on `dataset`."""
-    return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone.weights)})
+    weights, edges = config.model.backbone.weights, config.model.proposals.edge_model
+    files = {**weights_fingerprint(weights), **edge_fingerprint(edges)}
+    return config.fingerprint({"dataset": dataset.fingerprint, **files})
 
 
 def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:
@@ -169,6 +172,8 @@ def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:
     """
     device_of(config.execution.device)
     check(config)
+    if config.model.name == "proposals":
+        EdgeBoxes(config.model.proposals)
     for role in ("train", "selection", "test"):
         resized_images(getattr(dataset, role), config.data, cache_dir)
 

@@ -9,7 +9,7 @@ import torch
 from ram_tune.models.regions import to_pixels
 from ram_tune.presets import configure, parse_set
 from ram_tune.training.cost import cost
-from ram_tune.training.judging import drawn, evaluate, finish
+from ram_tune.training.judging import drawn, evaluate, finish, region_metrics
 from ram_tune.training.loop import fit, optimise
 from ram_tune.training.run import prepare
 
@@ -26,16 +26,20 @@ def run(pictures, tiny, tmp_path):
     return work
 
 
-@pytest.mark.parametrize("name", ["anchors", "random"])
+PROPOSALS = ["model.proposals.min_area=60", "model.proposals.blur=1"]  # for pictures of 64 pixels
+
+
+@pytest.mark.parametrize("name", ["anchors", "random", "proposals"])
 @pytest.mark.parametrize("crop", [[], MAP])
 def test_a_run_with_given_regions(run, name, crop):
-    trained = run(name, *crop, "evaluation.views=ten", "evaluation.classifier=svm", "evaluation.svm_c=[1]")
+    trained = run(name, *crop, *PROPOSALS, "evaluation.views=ten", "evaluation.classifier=svm", "evaluation.svm_c=[1]")
     assert trained.criterion.terms == ("classification",)
     assert {group["lr_scale"] for group in trained.optimizer.param_groups} == {1.0}
     (report,) = fit(trained)
     assert np.isfinite(report.metrics["selection/loss"])
     judged = finish([trained])
     assert judged.scores["test"].regions.shape == (8, 2, 4)
+    assert ("filled_share" in judged.metrics["test"]) == (name == "proposals")
     assert len(drawn(trained)) == 8
 
 
@@ -48,9 +52,11 @@ def test_anchors_are_where_method_4_has_them(run):
     np.testing.assert_allclose(other.regions[0, 1, [1, 3]], [np.sqrt(0.5)] * 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["random", "proposals"])
 @pytest.mark.parametrize("crop", [[], MAP])
-def test_random_regions_are_the_images_own_on_any_crop(run, crop):
-    asked = run("random", *crop)
+def test_regions_are_the_images_own_on_any_crop(run, name, crop):
+    asked = run(name, *crop, *PROPOSALS)
+    assert not np.isnan(asked.selection.boxes).any()
     found = evaluate(asked, asked.selection).regions
     corner = 0 if crop else 8  # whole cells
     crops = torch.tensor([[corner, corner, 48, 0]]).expand(8, 4)
@@ -85,7 +91,17 @@ def test_pieces_of_a_batch_have_their_own_regions(run):
     torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)  # a step of Adam is 1e-3
 
 
-@pytest.mark.parametrize("name", ["anchors", "random"])
+def test_where_too_few_proposals_are_found_the_whole_crop_is_seen_and_counted(run):
+    asked = run("proposals", "model.regions=64", "model.proposals.nms=0.3", *PROPOSALS)
+    found, missing = evaluate(asked, asked.test), np.isnan(asked.test.boxes).any(-1)
+    assert 0 < missing.mean() < 1
+    np.testing.assert_array_equal((found.regions == [1, 0, 1, 0]).all(-1), missing)
+    assert region_metrics(asked, "test", found)["filled_share"] == pytest.approx(missing.mean())
+    asked = run("proposals", "model.proposals.min_area=1e6")
+    assert finish([asked]).metrics["test"]["filled_share"] == 1
+
+
+@pytest.mark.parametrize("name", ["anchors", "random", "proposals"])
 def test_given_regions_cost_what_found_ones_do_less_the_localization_layer(run, name):
     found, given = cost([run("rma")]), cost([run(name)])
     assert found["parameters"] - given["parameters"] == 16 * 4 + 4

@@ -59,6 +59,7 @@ test_images.__test__ = False
         ("anchors", "fp32", []),
         ("random", "fp32", []),
         ("random", "fp32", MAP),
+        ("proposals", "fp32", ["model.proposals.min_area=60"]),
         ("whole_image", "fp32", []),
         ("whole_image", "bf16", MAP),
     ],
