@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import yaml
 from pydantic import ValidationError
 
-from ram_tune.config import Config, fields, file_digest
+from ram_tune.config import FILES, Config, fields, file_digest
 from ram_tune.errors import BadInput, nearest
 
 Fields = Mapping[str, Any]
@@ -100,9 +100,9 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
         chosen.update(layer)
     model = str(chosen.get("model.name", Config().model.name))
     values: dict[str, Any] = {**usual, **FOR_MODEL.get(data, {}).get(model, {}), **chosen}
-    for field in ("data.root", "data.file", "model.backbone.weights"):
+    for field in ("data.root", "data.file", *FILES.values()):
         value = values.get(field)
-        if isinstance(value, str) and value and not is_url(value) and (field.startswith("data.") or is_path(value)):
+        if isinstance(value, str) and value and not is_url(value) and (field != FILES["weights"] or is_path(value)):
             values[field] = str(Path(value).expanduser().absolute())  # the same from another folder or process
     return from_fields(values)
 
@@ -125,6 +125,21 @@ def weights_fingerprint(weights: str) -> dict[str, str]:
     if not path.is_file():
         raise BadInput("model.backbone.weights", found=f"no file {path}", expected="a file with a state dict")
     return {"weights": file_digest(path)}
+
+
+def edge_fingerprint(edge_model: str) -> dict[str, str]:
+    """`{"edges": hash of the file}` where there is a `model.proposals.edge_model`; else nothing. Raises BadInput."""
+    if not edge_model:
+        return {}
+    path = Path(edge_model)
+    if not path.is_file():
+        raise BadInput(
+            FILES["edges"],
+            found=f"no file {path}",
+            expected="a structured forest (OpenCV's model.yml.gz)",
+            remedy="Leave it empty to take edges from the image's gradient.",
+        )
+    return {"edges": file_digest(path)}
 
 
 def preset(name: str) -> Fields:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ram_tune import config as module
 from ram_tune.config import Config, Loss, Model, Stage1, Training, digest, fields
 from ram_tune.errors import BadInput
-from ram_tune.presets import FOR_MODEL, PRESETS, configure, from_fields, from_json, parse_set
+from ram_tune.presets import FOR_MODEL, PRESETS, configure, edge_fingerprint, from_fields, from_json, parse_set
 
 CONTENTS = {"dataset": "0123456789abcdef"}
 
@@ -80,12 +80,32 @@ def test_data_and_weights_count_by_their_content():
     assert config.fingerprint(content) != config.fingerprint({**content, "dataset": "other"})
 
 
+def test_an_edge_model_counts_by_its_content(tmp_path):
+    one, other = (from_fields({"model.proposals.edge_model": f"/{place}/model.yml.gz"}) for place in ("here", "there"))
+    assert one.fingerprint({**CONTENTS, "edges": "aa"}) == other.fingerprint({**CONTENTS, "edges": "aa"})
+    assert one.fingerprint({**CONTENTS, "edges": "aa"}) != one.fingerprint({**CONTENTS, "edges": "bb"})
+    file = tmp_path / "model.yml.gz"
+    file.write_bytes(b"one")
+    first = edge_fingerprint(str(file))
+    file.write_bytes(b"another")
+    assert edge_fingerprint(str(file)) != first and set(first) == {"edges"}
+    assert edge_fingerprint("") == {}
+    with pytest.raises(BadInput, match=r"model\.proposals\.edge_model: found no file"):
+        edge_fingerprint(str(tmp_path / "gone"))
+
+
+def test_given_regions_that_cannot_be_are_refused():
+    with pytest.raises(BadInput, match=r"max_boxes: found 5; expected at least model\.regions \(6\)"):
+        configure("voc2007", overrides={"model.name": "proposals", "model.regions": 6, "model.proposals.max_boxes": 5})
+    with pytest.raises(BadInput, match="random_sides"):
+        configure("voc2007", overrides=parse_set(["model.random_sides=[0.6, 0.2]"]))
+
+
 def test_every_field_is_documented_and_says_its_default_or_source():
     for name, about in fields():
         assert about["description"], name
-        assert any(
-            word in about["description"] for word in ("[RMA]", "ecided", "efault", "Set by", "[ASL]", "[CSRA]", "[Q2L]")
-        ), name
+        sources = ("[RMA]", "ecided", "efault", "Set by", "[ASL]", "[CSRA]", "[Q2L]", "[EB]")
+        assert any(word in about["description"] for word in sources), name
 
 
 def test_arms_that_differ_in_the_regions_share_stage_1():

@@ -2,9 +2,9 @@
 
 Every field carries its meaning, the paper's symbol, its unit, where the default comes from and the default itself.
 Sources: [RMA] Wang et al., ICCV 2017 (the default of every field is the paper's, where it says one);
-[VGG] Simonyan and Zisserman, 2015; [ASL] Ridnik et al., ICCV 2021; [CSRA] Zhu and Wu, "Residual Attention: A Simple but
-Effective Method for Multi-Label Recognition", ICCV 2021; [Q2L] Liu et al., "Query2Label", 2021; [MLD] Ridnik et al.,
-"ML-Decoder", 2021; *decided*: the papers are silent, the choice is ours.
+[VGG] Simonyan and Zisserman, 2015; [ASL] Ridnik et al., ICCV 2021; [EB] Zitnick and Dollár, ECCV 2014; [CSRA] Zhu and Wu,
+"Residual Attention: A Simple but Effective Method for Multi-Label Recognition", ICCV 2021; [Q2L] Liu et al., "Query2Label",
+2021; [MLD] Ridnik et al., "ML-Decoder", 2021; *decided*: the papers are silent, the choice is ours.
 
 A field in `execution`, or marked "not hashed", says how or where a run is executed, not what it computes, and is left out
 of the fingerprint.
@@ -187,6 +187,10 @@ FINAL_ONLY = ("views", "mirror", "scales", "scale_fusion", "classifier", "svm_c"
 """Fields of `evaluation` that only the final test knows: epochs are judged by one view and the network's own scores."""
 
 
+FILES = {"weights": "model.backbone.weights", "edges": "model.proposals.edge_model"}
+"""What a file is called in a fingerprint's `contents` → the field that names it."""
+
+
 class Execution(Section):
     """How a run is carried out. Nothing in here is hashed."""
 
@@ -242,6 +246,16 @@ class Config(Section):
                 f"data.crop: found map with model.backbone.trainable={backbone.trainable}; expected trainable=none: "
                 "cached maps are those of a backbone that does not change. Set model.backbone.trainable=none or data.crop=pixels."
             )
+        if self.model.name == "proposals" and self.model.proposals.max_boxes < self.model.regions:
+            raise ValueError(
+                f"model.proposals.max_boxes: found {self.model.proposals.max_boxes}; expected at least model.regions "
+                f"({self.model.regions}). Raise it."
+            )
+        shortest, longest = self.model.random_sides
+        if shortest > longest:
+            raise ValueError(
+                f"model.random_sides: found {shortest}, {longest}; expected the shortest side first. Exchange them."
+            )
         return self
 
     def flat(self) -> dict[str, Any]:
@@ -251,14 +265,14 @@ class Config(Section):
     def fingerprint(self, contents: Mapping[str, str]) -> str:
         """Canonical hash (16 hex digits) of what the run computes.
 
-        `contents` are the fingerprints of the files the run reads, by name: `dataset`, and `weights` where
-        `model.backbone.weights` is a file (its content then counts, not its path). Fields equal to their defaults do not
-        enter, so adding a field with a default changes no hash.
+        `contents` are the fingerprints of the files the run reads, by name: `dataset`, `weights` where
+        `model.backbone.weights` is a file, and `edges` where there is a `model.proposals.edge_model` (their content then
+        counts, not their path). Fields equal to their defaults do not enter, so adding a field with a default changes no
+        hash.
         """
         default = Config().flat()
         unhashed = {name for name, info in fields() if not info["hashed"]}
-        if "weights" in contents:
-            unhashed.add("model.backbone.weights")
+        unhashed |= {field for name, field in FILES.items() if name in contents}
         changed = {name: v for name, v in self.flat().items() if name not in unhashed and v != default[name]}
         return digest({"result_version": RESULT_VERSION, "fields": changed, "contents": dict(contents)})
 

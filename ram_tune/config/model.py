@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ram_tune.config.section import Section
+
+Side = Annotated[float, Field(gt=0, le=1)]
 
 
 class Backbone(Section):
@@ -65,14 +67,39 @@ class QueryDecoder(Section):
         return self
 
 
+class Proposals(Section):
+    """Boxes that EdgeBoxes [EB] finds, for a model that is given them (`name: proposals`)."""
+
+    nms: float = Field(default=0.7, gt=0, le=1)
+    """Of two boxes with a larger IoU only the likelier object is kept. [RMA] 0.7."""
+    max_boxes: int = Field(default=200, ge=1, le=10_000)
+    """Boxes asked for of an image, before `nms`; the K first of what is left are seen. *Decided*: 200."""
+    min_area: float = Field(default=1000.0, ge=0)
+    """Smallest box. Square pixels at `side`. [EB] 1000."""
+    alpha: float = Field(default=0.65, gt=0, lt=1)
+    """IoU of neighbouring boxes of the search: how finely it looks. alpha. [EB] 0.65."""
+    beta: float = Field(default=0.75, gt=0, le=1)
+    """IoU above which the search itself drops the less likely of two boxes. beta. [EB] 0.75."""
+    side: int = Field(default=320, ge=32, le=4096)
+    """Longest side at which an image is searched; larger ones are made smaller. Pixels. *Decided*: 320, see `blur`."""
+    edge_model: str = ""
+    """File of a structured forest as OpenCV reads it (model.yml.gz); counts by its content. [EB] such a forest.
+    Default: none, edges are the image's gradient."""
+    blur: float = Field(default=4.0, gt=0)
+    """Standard deviation of the Gaussian before the gradient. Pixels at `side`. *Decided*: 4, by recall on VOC 2007 val."""
+
+
 class Model(Section):
     """Feature map to label scores."""
 
-    name: Literal["rma", "whole_image", "csra", "query_decoder"] = "rma"
-    """`rma`: recurrent memorised-attention; `whole_image`: stage 1, the baseline without regions; `csra`: class-specific
-    residual attention; `query_decoder`: label queries. [RMA] rma."""
+    name: Literal["rma", "anchors", "random", "proposals", "whole_image", "csra", "query_decoder"] = "rma"
+    """`rma`: recurrent memorised-attention. RMA over regions that are given instead of found: `anchors`, on every crop the
+    same, the first in its centre, the others on the anchors of `loss.anchor_radius`, all half its size; `random`, drawn
+    once for each image from the run's seed; `proposals`, the first that EdgeBoxes finds, [RMA] Table 3. Without regions:
+    `whole_image`, stage 1 and the baseline; `csra`, class-specific residual attention; `query_decoder`, label queries.
+    [RMA] rma."""
     regions: int = Field(default=5, ge=1, le=64)
-    """Attended regions per image. K. [RMA] 5."""
+    """Attended (or given) regions per image. K. [RMA] 5."""
     sample_size: int = Field(default=7, ge=1, le=64)
     """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
     projection_size: int = Field(default=4096, ge=1)
@@ -88,9 +115,20 @@ class Model(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on x_k (on fc6 and fc7 of a whole-image model; the other models have none or their own). Probability.
     *Decided*: 0."""
-    backbone: Backbone = Backbone()
-    """Image to feature map."""
+    random_sides: tuple[Side, Side] = (0.25, 0.75)
+    """Shortest and longest side of a region of `random`; 1 is the image's. *Decided*: as a mean half, an anchor's."""
+    proposals: Proposals = Proposals()
+    """Boxes that EdgeBoxes finds."""
     csra: CSRA = CSRA()
     """Class-specific residual attention."""
     query_decoder: QueryDecoder = QueryDecoder()
     """Label queries."""
+    backbone: Backbone = Backbone()
+    """Image to feature map."""
+
+    @property
+    def edges(self) -> str:
+        """Where the edges come from that proposals are found by; "" for a model that is given none."""
+        if self.name != "proposals":
+            return ""
+        return "structured forest" if self.proposals.edge_model else "gradient"

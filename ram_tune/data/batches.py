@@ -1,6 +1,6 @@
 """Crops, mirrors and order: cached arrays become batches, the same ones for any number of workers.
 
-Legend: B images, S side of a crop in pixels, C H W feature map, L labels.
+Legend: B images, S side of a crop in pixels, C H W feature map, K regions, L labels.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +25,16 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, L) float32
     indices: Tensor  # (B,) int64: which images
     crops: Tensor  # (B, 4) int64: left, top, side in pixels of the upright N×N image; 1 if mirrored after cropping
+    boxes: Tensor | None = None  # (B, K, 4) float32, see `Source`
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return Batch(*(part.to(device, non_blocking=True) for part in self))
+        return Batch._make(None if part is None else part.to(device, non_blocking=True) for part in self)
+
+    def chunk(self, pieces: int) -> Iterator[Batch]:
+        """The same batch in at most so many pieces."""
+        parts = (repeat(None) if part is None else part.chunk(pieces) for part in self)
+        return map(Batch._make, zip(*parts, strict=False))
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Source:
     targets: np.ndarray  # (n, L) bool
     data: Data
     pinned: bool = False  # for a GPU: copies then overlap with computation
+    boxes: np.ndarray | None = None
+    """(n, K, 4) float32, of a model that is given its regions: x1, y1, x2, y2 on the upright image, whose edges are 0 and 1;
+    NaN where there is none."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -49,7 +59,8 @@ class Source:
         if self.pinned:
             inputs = inputs.pin_memory()
         targets = torch.from_numpy(self.targets[indices].astype(np.float32))
-        return Batch(inputs, targets, torch.from_numpy(indices), torch.from_numpy(crops))
+        boxes = None if self.boxes is None else torch.from_numpy(self.boxes[indices])
+        return Batch(inputs, targets, torch.from_numpy(indices), torch.from_numpy(crops), boxes)
 
     def _pixels(self, index: int, left: int, top: int, side: int, mirrored: int) -> Tensor:
         piece = torch.from_numpy(self.array[index, top : top + side, left : left + side].copy())
@@ -97,11 +108,13 @@ def evaluation_batches(source: Source, batch_size: int, rank: int = 0, world: in
     yield from _ahead(source, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], crops)
 
 
-def whole_images(source: Source, batch_size: int) -> Iterator[Tensor]:
-    """Every image of the role uncropped, in order: (B, N, N, 3) uint8, or (B, views, C, H, W) bfloat16 maps."""
+def whole_images(source: Source, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Every image of the role uncropped, in order: (B, N, N, 3) uint8, or (B, views, C, H, W) bfloat16 maps; and boxes."""
     for start in range(0, len(source), batch_size):
-        piece = torch.from_numpy(source.array[start : start + batch_size].copy())
-        yield piece.view(torch.bfloat16) if source.data.crop == "map" else piece
+        part = slice(start, start + batch_size)
+        piece = torch.from_numpy(source.array[part].copy())
+        boxes = None if source.boxes is None else torch.from_numpy(source.boxes[part].copy())
+        yield piece.view(torch.bfloat16) if source.data.crop == "map" else piece, boxes
 
 
 def centre_crop(source: Source) -> np.ndarray:

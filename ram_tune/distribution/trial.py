@@ -77,11 +77,14 @@ def _train(job: TrialConfig) -> str:
 
     from ram_tune.distribution.failures import Retries
 
+    # By default the controller would try for ever.
+    failures = FailureConfig(max_failures=2, controller_failure_limit=3)
+
     class Trainer(DataParallelTrainer):
         """Without the actor that would serve Ray Data's datasets to the workers: there are none. With retries of our own."""
 
         def _initialize_and_run_controller(self, **how):
-            how["failure_policy"] = Retries(self.run_config.failure_config)
+            how["failure_policy"] = Retries(failures)
             return super()._initialize_and_run_controller(**how)
 
         def _create_default_callbacks(self):
@@ -100,8 +103,7 @@ def _train(job: TrialConfig) -> str:
             # The same name in the same place goes on from its last checkpoint, whoever was lost.
             name=job["order"]["run"],
             storage_path=job["storage"],
-            # By default the controller would try for ever.
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),
+            failure_config=failures,
             checkpoint_config=CheckpointConfig(num_to_keep=None if job["order"]["keep_all"] else 1),
         ),
     ).fit()

@@ -20,6 +20,7 @@ from torch import Tensor
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.models.network import Network
+from ram_tune.models.regions import of_crops
 
 Crop = tuple[int, int, int, int]
 """left, top, side in pixels of the upright N×N image; 1 if mirrored after cropping (a row of `Batch.crops`)."""
@@ -72,16 +73,18 @@ def offsets(image_size: int, crop_margin: int, stride: int, views: Literal["one"
 
 
 @torch.inference_mode()
-def represent(network: Network, inputs: Tensor, plan: Plan) -> Views:
+def represent(network: Network, inputs: Tensor, plan: Plan, boxes: Tensor | None = None) -> Views:
     """One batch through `network` (in evaluation mode), a view at a time; under the caller's autocast.
 
     `inputs`: whole images (B, N, N, 3) uint8, or their maps (B, 1 or 2, C, H, W) as they lie in the cache: the upright
     image's and, needed for ten views with `mirror` exact, the mirrored image's. Ten views of pixels take one convolution
-    pass on the images and one on their mirrors (`mirror` feature: none), and ten passes of the head.
+    pass on the images and one on their mirrors (`mirror` feature: none), and ten passes of the head. `boxes` (B, K, 4) on the
+    whole images, as in `Source`, are seen by every view.
     """
     representations, scores, regions, crops = [], [], [], []
     for crop, f in _maps(network, inputs, plan):
-        prediction = network.head(f.float())
+        own = torch.tensor(crop, device=f.device).expand(len(f), 4)
+        prediction = network(f.float(), of_crops(boxes, own, plan.image_size))
         representations.append(prediction.features.float().amax(dim=1))
         scores.append(prediction.scores.float())
         regions.append(prediction.regions)

@@ -13,11 +13,15 @@ from ram_tune.errors import BadInput
 from ram_tune.models.backbone import Backbone, load_weights
 from ram_tune.models.query_decoder import QueryDecoder
 from ram_tune.models.recurrent import RMA
+from ram_tune.models.regions import anchored
 from ram_tune.models.residual_attention import ResidualAttention
 from ram_tune.models.whole_image import Prediction, WholeImage
 
 HEADS: dict[str, type[nn.Module]] = {
     "rma": RMA,
+    "anchors": RMA,
+    "random": RMA,
+    "proposals": RMA,
     "whole_image": WholeImage,
     "csra": ResidualAttention,
     "query_decoder": QueryDecoder,
@@ -25,15 +29,23 @@ HEADS: dict[str, type[nn.Module]] = {
 
 
 class Network(nn.Module):
-    """uint8 images (B, S, S, 3), or feature maps (B, C, H, W) of any floating type → Prediction."""
+    """uint8 images (B, S, S, 3), or feature maps (B, C, H, W) of any floating type → Prediction.
 
-    def __init__(self, backbone: Backbone, head: nn.Module):
+    `regions` (B, K, 4) are those of a model that is given them; `fixed` (K, 4), where they are the same on every crop.
+    """
+
+    fixed: Tensor | None
+
+    def __init__(self, backbone: Backbone, head: nn.Module, fixed: Tensor | None = None):
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.register_buffer("fixed", fixed)
 
-    def forward(self, inputs: Tensor) -> Prediction:
+    def forward(self, inputs: Tensor, regions: Tensor | None = None) -> Prediction:
         f = self.backbone(inputs) if inputs.dtype == torch.uint8 else inputs
-        return self.head(f)
+        if self.fixed is not None:
+            regions = self.fixed.expand(len(f), -1, -1)
+        return self.head(f) if regions is None else self.head(f, regions)
 
 
 def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = None) -> Network:
@@ -45,13 +57,15 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     """
     weights = None if stage1 else load_weights(config.model.backbone)
     backbone = _backbone(config, weights)
-    network = Network(backbone, HEADS[config.model.name](config.model, backbone.channels, labels))
+    model = config.model
+    fixed = anchored(model.regions, config.loss.anchor_radius) if model.name == "anchors" else None
+    network = Network(backbone, HEADS[model.name](model, backbone.channels, labels), fixed)
     if stage1:
         _take(network.backbone, stage1, "backbone.")
         if isinstance(network.head, RMA):
             _take(network.head.project, stage1, "head.fc6.")
     elif isinstance(network.head, WholeImage) and weights:
-        _imagenet_fc(network.head, weights, config.model)
+        _imagenet_fc(network.head, weights, model)
     return network
 
 

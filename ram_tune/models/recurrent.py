@@ -42,8 +42,18 @@ class Memoryless(nn.Module):
         return F.relu(self.of_x(x)), c
 
 
+def localization(model: Model) -> nn.Linear:
+    """The layer of M, z → the next region, as `localization_init` says."""
+    layer = xavier(nn.Linear(model.feature_size, 4))
+    start = {"xavier": None, "centred_half": CENTRED_HALF, "identity": IDENTITY}[model.localization_init]
+    if start:
+        nn.init.zeros_(layer.weight)
+        layer.bias = nn.Parameter(torch.tensor(start))
+    return layer
+
+
 class RMA(nn.Module):
-    """Feature map f (B, C, H, W) → scores of K attended regions, found one after another."""
+    """Feature map f (B, C, H, W) → scores of K regions, found one after another, or given ([RMA] Table 3)."""
 
     whole: Tensor
 
@@ -56,14 +66,11 @@ class RMA(nn.Module):
         self.memory = Memoryless(*widths) if model.cell == "none" else Memory(*widths, model.cell)
         self.feature = xavier(nn.Linear(model.hidden_size, model.feature_size))  # W_hz
         self.classifier = xavier(nn.Linear(model.feature_size, labels))  # W_zs
-        self.localization = xavier(nn.Linear(model.feature_size, 4))  # W_zm
-        start = {"xavier": None, "centred_half": CENTRED_HALF, "identity": IDENTITY}[model.localization_init]
-        if start:
-            nn.init.zeros_(self.localization.weight)
-            self.localization.bias = nn.Parameter(torch.tensor(start))
+        self.localization = localization(model) if model.name == "rma" else None  # W_zm
         self.register_buffer("whole", torch.tensor(IDENTITY), persistent=False)
 
-    def forward(self, f: Tensor) -> Prediction:
+    def forward(self, f: Tensor, given: Tensor | None = None) -> Prediction:
+        """f (B, C, H, W); `given` (B, K, 4), the regions of a model that does not find them."""
         h = c = f.new_zeros(len(f), self.hidden_size, dtype=torch.float32)
         M = self.whole.expand(len(f), 4)  # M_0: the whole image
         f = f.contiguous().float()
@@ -76,7 +83,7 @@ class RMA(nn.Module):
                 scores.append(exact(self.classifier, z))
                 features.append(z)
             if k < self.regions:
-                M = exact(self.localization, z)
+                M = given[:, k] if self.localization is None else exact(self.localization, z)  # type: ignore[index]
                 regions.append(M)
         region_scores = torch.stack(scores, dim=1)
         return Prediction(

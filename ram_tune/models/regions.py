@@ -46,6 +46,30 @@ def anchors(regions: int, radius: float) -> Tensor:
     return torch.tensor(points, dtype=torch.float64).view(-1, 2)
 
 
+def anchored(regions: int, radius: float) -> Tensor:
+    """(K, 4) regions of half the crop's size: the first in its centre, the others on their `anchors`."""
+    placed = torch.tensor(CENTRED_HALF).repeat(regions, 1)
+    placed[1:, [TX, TY]] = anchors(regions, radius).float()
+    return placed
+
+
+def of_crops(boxes: Tensor | None, crops: Tensor, image_size: int) -> Tensor | None:
+    """Boxes on the images as regions of their crops: (B, K, 4) x1, y1, x2, y2, where the image's edges are 0 and 1, and
+    crops (B, 4) as in `Batch` → (B, K, 4); the inverse of `to_pixels`. None stays None.
+
+    A box of NaN is one that is not there: its place is taken by the whole crop. Regions may reach beyond the crop, or lie
+    outside, where boxes do.
+    """
+    if boxes is None:
+        return None
+    left, top, side, mirrored = (crops[:, None, i].to(boxes.dtype) for i in range(4))
+    x1, y1, x2, y2 = (boxes * image_size).unbind(-1)
+    tx, ty = (x1 + x2 - 2 * left) / side - 1, (y1 + y2 - 2 * top) / side - 1
+    found = torch.stack([(x2 - x1) / side, torch.where(mirrored > 0, -tx, tx), (y2 - y1) / side, ty], dim=-1)
+    whole = torch.tensor(IDENTITY, dtype=boxes.dtype, device=boxes.device)
+    return torch.where(found.isnan(), whole, found)
+
+
 def to_pixels(regions: Tensor, crops: Tensor, image_size: int, sizes: Tensor) -> Tensor:
     """Regions as boxes on the original images: (B, K, 4) and crops (B, 4) → (B, K, 4) x1, y1, x2, y2 in pixels.
 

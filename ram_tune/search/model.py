@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from importlib import metadata
@@ -51,6 +52,11 @@ REQUIREMENTS = (
     "torch",
     "torchvision",
 )
+
+
+def required(config: Config) -> list[str]:
+    """The distributions that a model of `config` needs; OpenCV's has several names."""
+    return [*REQUIREMENTS, *(metadata.packages_distributions()["cv2"][:1] if config.model.edges else ())]
 
 
 def find_run(name: str) -> Path:
@@ -138,7 +144,9 @@ def log_model(tracking_uri: str, run_id: str, folder: Path, registered_name: str
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"content": str(content)},
             code_paths=[str(Path(ram_tune.__file__).parent)],
-            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={metadata.version(name).partition('+')[0]}" for name in required(trained.config)
+            ],
             signature=signature,
             input_example=example,
         )
@@ -166,6 +174,7 @@ def card(folder: Path, name: str) -> str:
     data, model, backbone, images = config.data, config.model, config.model.backbone, summary["images"]
     without = model.name in ("whole_image", "csra", "query_decoder")
     regions = "" if without else f", {model.regions} regions"
+    regions += f" (edges: {model.edges})" if model.edges else ""
     weights = f"backbone {backbone.name} from {Path(backbone.weights).name}"
     weights += f", then {config.stage1.epochs} epochs of stage 1" if config.stage1_config() else ""
     metrics = [(metric, summary["test"][metric]) for metric in METRICS]
@@ -202,6 +211,8 @@ def write(trained: Trained, folder: Path) -> None:
     save_file(state, folder / WEIGHTS)
     (folder / CONFIG).write_text(_portable(trained.config).model_dump_json(indent=1))
     (folder / CATEGORIES).write_text(json.dumps(trained.categories))
+    if trained.config.model.edges and (edge_model := trained.config.model.proposals.edge_model):
+        shutil.copy(edge_model, folder)
     if trained.platt:
         platt = {"slope": trained.platt.slope.tolist(), "intercept": trained.platt.intercept.tolist()}
         (folder / CALIBRATION).write_text(json.dumps(platt))
@@ -213,7 +224,7 @@ def read(folder: Path, device: str = "auto") -> Trained:
 
     from ram_tune.training.trained import Trained, read_calibration
 
-    config = from_json((folder / CONFIG).read_text(), str(folder / CONFIG))
+    config = _with_edges(from_json((folder / CONFIG).read_text(), str(folder / CONFIG)), folder)
     categories = json.loads((folder / CATEGORIES).read_text())
     file = folder / CALIBRATION
     platt = read_calibration(file, len(categories)) if file.is_file() else None
@@ -230,10 +241,19 @@ def _portable(config: Config) -> Config:
     """Without the places it knows on this machine."""
     backbone = config.model.backbone
     backbone = backbone.model_copy(update={"weights": Path(backbone.weights).name})
+    model = _with_edges(config, Path()).model.model_copy(update={"backbone": backbone})
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"root": "", "file": Path(config.data.file).name}),
-            "model": config.model.model_copy(update={"backbone": backbone}),
+            "model": model,
             "execution": Execution(),
         }
     )
+
+
+def _with_edges(config: Config, folder: Path) -> Config:
+    """`config` with its edge model, where it has one, in `folder`."""
+    proposals = config.model.proposals
+    file = proposals.edge_model and str(folder / Path(proposals.edge_model).name)
+    proposals = proposals.model_copy(update={"edge_model": file})
+    return config.model_copy(update={"model": config.model.model_copy(update={"proposals": proposals})})

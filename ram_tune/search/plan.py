@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ram_tune.config import FINAL_ONLY, Config, Training, fields
 from ram_tune.errors import BadInput
-from ram_tune.presets import configure, from_fields, weights_fingerprint
+from ram_tune.presets import configure, edge_fingerprint, from_fields, weights_fingerprint
 from ram_tune.search.jobs import Job
 from ram_tune.search.parameters import within
 from ram_tune.search.space import Space
@@ -182,11 +182,12 @@ def study_name(name: str, base: Config, dataset: Dataset) -> str:
 
 
 def identities(dataset: str) -> Callable[[Config], str]:
-    """`training.run.identity` for many configurations on the dataset of that fingerprint: a weights file is read once."""
-    contents = cache(weights_fingerprint)
+    """`training.run.identity` for many configurations on the dataset of that fingerprint: a file is read once."""
+    weights, edges = cache(weights_fingerprint), cache(edge_fingerprint)
 
     def identity(config: Config) -> str:
-        return config.fingerprint({"dataset": dataset, **contents(config.model.backbone.weights)})
+        files = {**weights(config.model.backbone.weights), **edges(config.model.proposals.edge_model)}
+        return config.fingerprint({"dataset": dataset, **files})
 
     return identity
 

@@ -29,17 +29,26 @@ class Protocol:
     scales: tuple[int, ...]
     views: str
     classifier: str
+    edges: str = ""  # those that object proposals were found by
 
     @classmethod
     def of(cls, config: Config) -> Protocol:
         """How a run of `config` is measured in the end."""
         data, rule = config.data, config.evaluation
-        return cls(data.name, data.test_split, rule.scales or (data.image_size,), rule.views, rule.classifier)
+        return cls(
+            data.name,
+            data.test_split,
+            rule.scales or (data.image_size,),
+            rule.views,
+            rule.classifier,
+            config.model.edges,
+        )
 
     def words(self) -> str:
         scales = " and ".join(map(str, self.scales))
         views = "one view" if self.views == "one" else "ten views"
-        return f"{self.dataset} {self.split}, N={scales}, {views}, {self.classifier}"
+        edges = f", edges: {self.edges}" if self.edges else ""
+        return f"{self.dataset} {self.split}, N={scales}, {views}, {self.classifier}{edges}"
 
 
 class Published(Part):
@@ -52,6 +61,7 @@ class Published(Part):
     views: Literal["one", "ten"]
     classifier: Literal["svm", "network"]
     source: str
+    edges: Literal["", "structured forest", "gradient"] = ""
     mAP: float | None = None  # noqa: N815
     CF1: float | None = None
     OF1: float | None = None
@@ -59,7 +69,7 @@ class Published(Part):
     def protocol(self) -> Protocol:
         """What it is a number of."""
         scales = (self.scale,) if isinstance(self.scale, int) else tuple(self.scale)
-        return Protocol(self.dataset, self.split, scales, self.views, self.classifier)
+        return Protocol(self.dataset, self.split, scales, self.views, self.classifier, self.edges)
 
 
 class Other(Part):

@@ -17,6 +17,7 @@ from torch import Tensor
 from ram_tune.config import Config, digest
 from ram_tune.data.batches import Source, centre_crop, evaluation_batches, whole_images
 from ram_tune.data.cache import rows
+from ram_tune.data.given import content
 from ram_tune.evaluation import metrics, svm
 from ram_tune.evaluation.attention import attention, region_statistics
 from ram_tune.evaluation.calibration import Platt, probabilities, sigmoid
@@ -63,7 +64,7 @@ def evaluate(run: Run, source: Source) -> Scores:
     for waiting in evaluation_batches(source, batch_size, ranks.rank, ranks.world):
         batch = waiting.to(run.device)
         with run.autocast():
-            prediction = run.network(batch.inputs)
+            prediction = run.network(batch.inputs, run.given(batch))
         loss, terms = run.criterion(prediction, batch.targets)
         total += torch.cat([loss[None], terms])
         scores.append(comparable(run.config, prediction.scores.float()))
@@ -148,8 +149,10 @@ class _Seen:
     def _rows(self, role: str) -> np.ndarray:
         run, source = self.run, self.run.whole(role)
         shape = len(source), self.width + len(run.dataset.categories) + 4 * getattr(run.network.head, "regions", 0)
-        images = run.annotations(role).fingerprint()
-        key = digest([self.name, images, run.config.data.image_size, run.config.training.precision, run.device.type])
+        images, boxes = run.annotations(role).fingerprint(), content(source.boxes)
+        key = digest(
+            [self.name, images, boxes, run.config.data.image_size, run.config.training.precision, run.device.type]
+        )
         return rows(
             run.cache_dir, f"seen-{key}", shape, lambda: self._look(source), f"{role}: {self.plan.views} view(s)"
         )
@@ -158,9 +161,10 @@ class _Seen:
     def _look(self, source: Source) -> Iterator[np.ndarray]:
         run = self.run
         run.network.eval()
-        for images in whole_images(source, run.config.execution.evaluation_batch_size):
+        for images, boxes in whole_images(source, run.config.execution.evaluation_batch_size):
+            boxes = boxes if boxes is None else boxes.to(run.device)
             with run.autocast():
-                views = represent(run.network, images.to(run.device), self.plan)
+                views = represent(run.network, images.to(run.device), self.plan, boxes)
             parts = [views.representations, comparable(run.config, views.scores)]
             if views.regions is not None:
                 parts.append(views.regions[:, CENTRE if views.regions.shape[1] > 1 else 0].flatten(1))
@@ -221,11 +225,18 @@ def label_metrics(run: Run, role: str, found: Scores, likely: np.ndarray) -> dic
 
 
 def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
-    """What the regions do, where there are any; and whether they attend to objects, where the dataset has boxes."""
+    """What the regions do, where there are any; and whether they attend to objects, where the dataset has boxes.
+
+    `filled_share`: of the regions that were to be proposals, those for which none was found (the whole crop is there).
+    """
     if found.regions is None:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
     statistics, images = region_statistics(found.regions, points), run.annotations(role)
+    if run.config.model.edges:
+        given = run.whole(role).boxes
+        assert given is not None
+        statistics["filled_share"] = float(np.isnan(given).any(-1).mean())
     if images.boxes is None:
         return statistics
     crops = np.tile(centre_crop(run.whole(role)), (len(images), 1))
@@ -254,7 +265,7 @@ def drawn(run: Run) -> list[Image.Image]:
     batch = run.selection.crop(chosen, np.tile(crop, (len(chosen), 1))).to(run.device)
     run.network.eval()
     with run.autocast():
-        prediction = run.network(batch.inputs)
+        prediction = run.network(batch.inputs, run.given(batch))
     regions, scores = prediction.regions.float().cpu().numpy(), prediction.region_scores.float().cpu().numpy()
     data = run.config.data
     return [

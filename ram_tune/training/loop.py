@@ -97,10 +97,10 @@ def optimise(run: Run, batch: Batch) -> Tensor:
     """
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
     run.optimizer.zero_grad(set_to_none=True)
-    for inputs, targets in zip(*(part.chunk(run.config.execution.accumulate) for part in batch[:2]), strict=True):
+    for piece in batch.chunk(run.config.execution.accumulate):
         with run.autocast():
-            prediction = run.model(inputs)
-        loss, terms = run.criterion(prediction, targets)
+            prediction = run.model(piece.inputs, run.given(piece))
+        loss, terms = run.criterion(prediction, piece.targets)
         (loss / len(batch.targets)).backward()
         total += torch.cat([loss.detach()[None], terms])
     if run.config.training.clip_norm:

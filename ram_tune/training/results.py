@@ -68,6 +68,7 @@ def write_results(run: Run, judged: Judged, folder: Path) -> dict[str, Any]:
         "images": {role: len(run.annotations(role)) for role in ("train", "selection", "test")},
         **judged.metrics,
         "cost": judged.cost,
+        **({"edges": run.config.model.edges} if run.config.model.edges else {}),
         "start": run.start,
         "history": run.history,
     }

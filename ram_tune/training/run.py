@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from ram_tune.config import Config, digest
 from ram_tune.data.annotations import Annotations
-from ram_tune.data.batches import Source
+from ram_tune.data.batches import Batch, Source
 from ram_tune.data.cache import feature_maps, resized_images
+from ram_tune.data.given import boxes_of
 from ram_tune.data.images import upright_sizes
+from ram_tune.data.proposals import EdgeBoxes
 from ram_tune.data.remote import is_remote
 from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.network import Network, build, check
-from ram_tune.models.recurrent import RMA
-from ram_tune.presets import from_json, weights_fingerprint
+from ram_tune.models.regions import of_crops
+from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
@@ -79,6 +81,10 @@ class Run:
         needed = self.config.data.crop == "map" and rule.views == "ten" and rule.mirror == "exact"
         return self._source(self.annotations(role), mirror=needed)
 
+    def given(self, batch: Batch) -> Tensor | None:
+        """(B, K, 4): the regions that a model which does not find them is given on these crops."""
+        return of_crops(batch.boxes, batch.crops, self.config.data.image_size)
+
     def sizes(self, role: str) -> np.ndarray:
         """(n, 2) width and height of the original images of a role."""
         if role not in self._sizes:
@@ -101,17 +107,15 @@ class Run:
     def cache(self) -> None:
         """Have all that will be read in the cache, test too: a full disk is then noticed before the first epoch."""
         for role in ("train", "selection", "test"):
-            self._array(self.annotations(role), mirror=role == "train" and self.config.data.mirror)
-
-    def _array(self, annotations: Annotations, mirror: bool) -> np.ndarray:
-        array = resized_images(annotations, self.config.data, self.cache_dir)
-        if self.config.data.crop == "map":
-            return feature_maps(array, self._encode, self._encoder, mirror, self.cache_dir)
-        return array
+            self._source(self.annotations(role), mirror=role == "train" and self.config.data.mirror)
 
     def _source(self, annotations: Annotations, mirror: bool) -> Source:
-        array = self._array(annotations, mirror)
-        return Source(array, annotations.targets, self.config.data, pinned=self.device.type == "cuda")
+        data = self.config.data
+        images = array = resized_images(annotations, data, self.cache_dir)
+        if data.crop == "map":
+            array = feature_maps(images, self._encode, self._encoder, mirror, self.cache_dir)
+        boxes = boxes_of(self.config, annotations, images, self.cache_dir)
+        return Source(array, annotations.targets, data, self.device.type == "cuda", boxes)
 
     @cached_property
     def _encoder(self) -> str:
@@ -157,7 +161,9 @@ class Run:
 
 def identity(config: Config, dataset: Dataset) -> str:
     """The fingerprint of a run of `config` on `dataset`."""
-    return config.fingerprint({"dataset": dataset.fingerprint, **weights_fingerprint(config.model.backbone.weights)})
+    weights, edges = config.model.backbone.weights, config.model.proposals.edge_model
+    files = {**weights_fingerprint(weights), **edge_fingerprint(edges)}
+    return config.fingerprint({"dataset": dataset.fingerprint, **files})
 
 
 def load_planned(config: Config, cache_dir: Path, fingerprint: str) -> Dataset:
@@ -186,6 +192,8 @@ def make_ready(config: Config, dataset: Dataset, cache_dir: Path) -> None:
     """
     device_of(config.execution.device)
     check(config)
+    if config.model.name == "proposals":
+        EdgeBoxes(config.model.proposals)
     for role in ("train", "selection", "test"):
         resized_images(getattr(dataset, role), config.data, cache_dir)
 
@@ -265,7 +273,8 @@ def _assemble(
 ) -> Run:
     torch.manual_seed(config.training.seed)
     network = build(config, len(dataset.categories), start).to(device)
-    criterion = Criterion(config.loss, config.model.regions if isinstance(network.head, RMA) else 0).to(device)
+    found = config.model.name == "rma"  # where regions are given there is nothing to pull
+    criterion = Criterion(config.loss, config.model.regions if found else 0).to(device)
     fingerprint, optimizer = identity(config, dataset), _adam(config, network)
     return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ram_tune.config import Config
 from ram_tune.data.batches import Source, evaluation_batches
+from ram_tune.data.given import boxes_of_new
 from ram_tune.data.images import to_rgb
 from ram_tune.errors import BadInput
 from ram_tune.evaluation.calibration import Platt, probabilities
 from ram_tune.models.network import Network, build
-from ram_tune.models.regions import to_pixels
+from ram_tune.models.regions import of_crops, to_pixels
 from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
 from ram_tune.training.judging import comparable
@@ -142,13 +143,14 @@ class Trained:
     def _batch(self, images: Sequence[Image.Image]) -> list[Found]:
         config, N = self.config, self.config.data.image_size
         array = np.stack([np.asarray(to_rgb(each).resize((N, N), Image.Resampling.BILINEAR)) for each in images])
+        given = boxes_of_new(config, images, array)
         if config.data.crop == "map":
             array = self._maps(array)
         unknown = np.zeros((len(images), len(self.categories)), bool)
-        (waiting,) = evaluation_batches(Source(array, unknown, config.data), len(images))
+        (waiting,) = evaluation_batches(Source(array, unknown, config.data, boxes=given), len(images))
         batch = waiting.to(self.device)
         with autocast(self.config, self.device):
-            prediction = self.network(batch.inputs)
+            prediction = self.network(batch.inputs, of_crops(batch.boxes, batch.crops, N))
         values = comparable(config, prediction.scores.float()).cpu().numpy()
         likely = probabilities(values, config.loss.classification, self.platt) if self.has_probabilities else None
         if prediction.regions is None:

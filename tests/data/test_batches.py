@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ram_tune.config import Data
-from ram_tune.data.batches import Source, evaluation_batches, steps_per_epoch, training_batches
+from ram_tune.data.batches import Source, evaluation_batches, steps_per_epoch, training_batches, whole_images
 
 PIXELS = Data(image_size=64, crop_margin=32)
 MAP = Data(image_size=64, crop_margin=32, crop="map")
@@ -91,6 +93,31 @@ def test_workers_share_the_same_global_batches(n, batch_size, world, epoch):
         int(i) for rank in range(world) for b in evaluation_batches(source, batch_size, rank, world) for i in b.indices
     ]
     assert sorted(once) == list(range(n))
+
+
+@given(world=st.integers(1, 3), pieces=st.integers(1, 4))
+@settings(max_examples=10, deadline=None)
+def test_boxes_go_with_their_image_to_any_worker_and_piece(world, pieces):
+    boxes = np.random.default_rng(2).random((10, 3, 4), np.float32)
+    source = replace(pixels(), boxes=boxes)
+    for rank in range(world):
+        share = [
+            *training_batches(source, 4, 0, 1, rank, world),
+            *evaluation_batches(source, 4, rank, world),
+        ]
+        for piece in (piece for batch in share for piece in batch.to(torch.device("cpu")).chunk(pieces)):
+            np.testing.assert_array_equal(piece.boxes, boxes[piece.indices.numpy()])
+            np.testing.assert_array_equal(piece.targets, source.targets[piece.indices.numpy()])
+    whole = list(whole_images(source, 4))
+    np.testing.assert_array_equal(torch.cat([there for _, there in whole]), boxes)
+    assert all(there is None for _, there in whole_images(maps(), 4))
+
+
+def test_pieces_are_the_batch():
+    (batch,) = evaluation_batches(pixels(), 10)
+    assert [len(piece.inputs) for piece in batch.chunk(3)] == [4, 4, 2]
+    assert torch.equal(torch.cat([piece.crops for piece in batch.chunk(3)]), batch.crops)
+    assert all(piece.boxes is None for piece in batch.chunk(3))
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 1), (0, 2)])

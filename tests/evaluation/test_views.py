@@ -165,6 +165,22 @@ def test_ten_views_are_the_mean_over_crops_of_the_map(name, mirror):
         torch.testing.assert_close(found.regions, torch.stack([p.regions for p in expected], dim=1))
 
 
+@pytest.mark.parametrize("views", [ONE, TEN])
+def test_every_view_sees_the_boxes_of_its_image(views):
+    """A given region covers the same pixels of the image, whichever crop it is seen on."""
+    model = network("random")
+    boxes = torch.tensor([[0.3, 0.4, 0.5, 0.7], [0.0, 0.0, 1.0, 1.0], [0.6, 0.3, 0.65, 0.9]]).expand(3, 3, 4)
+    found = represent(model, pictures(), views, boxes)
+    for v, crop in enumerate(found.crops):
+        seen = to_pixels(found.regions[:, v], crop.expand(3, 4), 128, torch.ones(3, 2))
+        torch.testing.assert_close(seen, boxes)
+
+
+def test_fixed_regions_are_the_same_on_every_view():
+    found = represent(network("anchors"), pictures(), TEN)
+    assert (found.regions == found.regions[:1, :1]).all() and found.regions.shape == (3, 10, 3, 4)
+
+
 @pytest.mark.parametrize(("mirror", "passes"), [("exact", 2), ("feature", 1)])
 def test_convolutions_run_once_an_image_and_once_its_mirror(mirror, passes):
     model, seen = network(), []

@@ -67,6 +67,28 @@ def test_scores_and_regions_are_method_3_written_out(cell, regions, seed):
     assert ours.features.shape == (3, regions, 6)
 
 
+def test_regions_that_are_given_are_seen_in_place_of_those_it_would_find():
+    torch.manual_seed(0)
+    finds = RMA(Model(regions=3, **SIZES), channels=5, labels=4)
+    torch.nn.init.normal_(finds.localization.weight, std=0.3)
+    is_given = RMA(Model(name="random", regions=3, **SIZES), channels=5, labels=4)
+    shared = {name: value for name, value in finds.state_dict().items() if not name.startswith("localization")}
+    assert is_given.localization is None and set(shared) == set(is_given.state_dict())
+    is_given.load_state_dict(shared)
+    f = torch.randn(2, 5, 8, 6)
+    found = finds(f)
+    torch.testing.assert_close(is_given(f, found.regions.detach()), found)
+    outside = torch.tensor([0.1, 3.0, 0.1, 0.0]).expand(2, 3, 4)  # nothing but zeros lies there
+    assert torch.isfinite(is_given(f, outside).scores).all()
+
+
+@pytest.mark.parametrize("regions", [1, 3])
+def test_every_parameter_learns_where_regions_are_given(regions):
+    model = RMA(Model(name="random", regions=regions, **SIZES), channels=5, labels=4)
+    model(torch.randn(3, 5, 8, 6), torch.rand(3, regions, 4)).scores.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
 @pytest.mark.parametrize("cell", ["paper", "none"])
 def test_every_parameter_learns(cell):
     model = RMA(Model(regions=2, cell=cell, **SIZES), channels=5, labels=4)

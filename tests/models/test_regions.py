@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ram_tune.models.regions import anchors, sample, to_pixels
+from ram_tune.models.regions import IDENTITY, anchored, anchors, of_crops, sample, to_pixels
 
 HAND_PICKED = {
     "the whole map": (1.0, 0.0, 1.0, 0.0),
@@ -106,3 +106,44 @@ def test_what_is_sampled_is_what_lies_under_the_box(region, left, top, mirrored)
     seen = sample(crop, inner[None], 1)[0, :, 0, 0]
     box = to_pixels(inner[None, None], torch.tensor([[left, top, side, mirrored]]), 32, torch.tensor([[32, 32]]))[0, 0]
     torch.testing.assert_close(seen, torch.stack([box[0] + box[2], box[1] + box[3]]) / 2, atol=1e-4, rtol=0)
+
+
+def test_given_anchors_are_half_the_crop_and_the_first_is_in_its_centre():
+    expected = [[0.5, x, 0.5, y] for x, y in [(0, 0), (0.5, 0.5), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5)]]
+    assert anchored(5, math.sqrt(2) / 2).tolist() == [pytest.approx(region) for region in expected]
+    assert anchored(1, 0.7).tolist() == [[0.5, 0, 0.5, 0]]
+
+
+def test_a_box_on_the_image_as_a_region_of_its_crop():
+    # A crop of side 60 at left 20, top 10 of 100×100. The box from (50, 10) to (80, 40) is the crop's upper right quarter.
+    box = torch.tensor([[[0.5, 0.1, 0.8, 0.4]]])
+    for mirrored, tx in ((0, 0.5), (1, -0.5)):
+        found = of_crops(box, torch.tensor([[20, 10, 60, mirrored]]), 100)
+        torch.testing.assert_close(found, torch.tensor([[[0.5, tx, 0.5, -0.5]]]))
+    assert of_crops(None, torch.tensor([[20, 10, 60, 0]]), 100) is None
+
+
+def test_a_box_that_is_not_there_is_the_whole_crop():
+    boxes = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [math.nan] * 4]])
+    assert of_crops(boxes, torch.tensor([[8, 8, 48, 1]]), 64)[0, 1].tolist() == list(IDENTITY)
+
+
+edges = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
+
+
+@given(
+    st.lists(st.tuples(edges, edges), min_size=1, max_size=3),
+    st.integers(32, 640).flatmap(lambda side: st.tuples(st.just(side), st.integers(0, 64), st.integers(0, 64))),
+    st.booleans(),
+    st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+)
+def test_boxes_come_back_from_the_regions_they_became(boxes, crop, mirrored, size):
+    side, left, top = crop
+    given = torch.tensor([[[x1, y1, x2, y2] for (x1, x2), (y1, y2) in boxes]], dtype=torch.float64)
+    crops, N = torch.tensor([[left, top, side, mirrored]]), side + 64
+    regions = of_crops(given, crops, N)
+    back = to_pixels(regions, crops, N, torch.tensor([size])) / torch.tensor([*size, *size])
+    torch.testing.assert_close(back, given, rtol=0, atol=1e-9)
+    again = of_crops(back, crops, N)
+    torch.testing.assert_close(again, regions, rtol=0, atol=1e-7)
+    assert (regions[..., [0, 2]] >= 0).all()  # a given region is never mirrored

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from forest import write_forest
 from PIL import Image
 
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
-from ram_tune.search.model import answers, card, log_model, read, write
+from ram_tune.search.model import answers, card, log_model, read, required, write
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.trained import Trained
 
@@ -89,6 +90,27 @@ def test_plain_files_hold_the_whole_model(run, tmp_path):
     assert str(run.parent) not in (tmp_path / "content" / "config.json").read_text()  # nor any other place
     (tmp_path / "content" / "calibration.json").unlink()
     assert not read(tmp_path / "content").has_probabilities
+
+
+def test_a_model_of_proposals_takes_its_edge_model_along(pictures, tiny, tmp_path):
+    pytest.importorskip("cv2.ximgproc")
+    forest = write_forest(tmp_path / "model.yml")
+    fields = ["model.name=proposals", "stage1.epochs=0", "training.epochs=1", "training.precision=fp32"]
+    fields += [f"model.proposals.edge_model={forest}", "model.proposals.min_area=60"]
+    train_in_folder(
+        configure(str(pictures), overrides=parse_set([*tiny, *fields])), tmp_path / "run", tmp_path / "cache"
+    )
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["edges"] == "structured forest"
+    assert "2 regions (edges: structured forest)" in card(tmp_path / "run", "proposals")
+    trained = Trained.load(tmp_path / "run", "cpu")
+    said = said_by(trained, IMAGES)
+    write(trained, tmp_path / "content")
+    assert str(tmp_path) not in (tmp_path / "content" / "config.json").read_text()
+    assert any("opencv-contrib" in name for name in required(trained.config))
+    forest.unlink()
+    assert said_by(read(tmp_path / "content", "cpu"), IMAGES) == said
+    with pytest.raises(BadInput, match=r"model\.proposals\.edge_model: found no file"):
+        said_by(trained, IMAGES)
 
 
 def test_the_card_says_data_splits_metrics_and_weights(run, tmp_path):

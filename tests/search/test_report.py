@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from tables import rows, words
 
-from ram_tune.config import Config, Data, Evaluation, Training
+from ram_tune.config import Config, Data, Evaluation, Model, Training
+from ram_tune.config.model import Proposals
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
 from ram_tune.search.space import Published, Space
@@ -69,6 +70,25 @@ def test_the_interval_over_three_seeds_is_students():
     low, high = stats.t.interval(0.95, 2, loc=63, scale=stats.sem([60, 62, 67]))
     assert (high - low) / 2 == pytest.approx(8.957, abs=1e-3)
     assert "one seed" not in words(table)
+
+
+@pytest.mark.parametrize(("edge_model", "edges"), [("", "gradient"), ("model.yml.gz", "structured forest")])
+def test_proposals_by_other_edges_are_not_set_beside_the_published_ones_unmarked(edge_model, edges):
+    proposals = Model(name="proposals", proposals=Proposals(edge_model=edge_model))
+    runs = [
+        Job("train", name, config(evaluation=Evaluation(classifier="svm"), model=model), name, "data")
+        for name, model in {"attended": Model(), "proposals": proposals}.items()
+    ]
+    how = {"views": "one", "source": "RMA Table 3"}
+    known = entry("attended", mAP=90.4, **how), entry("proposals", mAP=88.6, edges="structured forest", **how)
+    table = results_table(space(*known), "voc2007", runs, {"attended": outcome(0.9), "proposals": outcome(0.8)})
+    assert rows(table)[0][-1] == "90.4"
+    assert rows(table)[1][-1] == ("88.6" if edge_model else "88.6 *")
+    text = words(table)
+    assert f"measured: voc2007 test, N=512, one view, svm, edges: {edges} (proposals)" in text
+    assert "measured: voc2007 test, N=512, one view, svm (attended)" in text
+    footnote = "* RMA Table 3: voc2007 test, N=512, one view, svm, edges: structured forest"
+    assert (footnote in text) is not bool(edge_model)
 
 
 @pytest.mark.parametrize("n", [2, 5])
