@@ -153,7 +153,14 @@ def test_nodes_come_when_there_is_work(pictures, fields, tmp_path):
         "disable_launch_config_check": True,
     }
     head = "ray.head.default"  # what Ray's provider of nodes on one machine calls it
+    nothing = "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands"
     config = {
+        **{
+            name: []
+            for name in (*nothing, "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+        },
+        "auth": {},
+        "file_mounts": {},
         "cluster_name": "grows",
         "provider": own,
         "max_workers": 2,
