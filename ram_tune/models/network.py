@@ -12,9 +12,10 @@ from ram_tune.config import Model as ModelConfig
 from ram_tune.errors import BadInput
 from ram_tune.models.backbone import Backbone, load_weights
 from ram_tune.models.recurrent import RMA
+from ram_tune.models.reinforced import RARL
 from ram_tune.models.whole_image import Prediction, WholeImage
 
-HEADS: dict[str, type[RMA] | type[WholeImage]] = {"rma": RMA, "whole_image": WholeImage}
+HEADS: dict[str, type[RMA] | type[RARL] | type[WholeImage]] = {"rma": RMA, "rarl": RARL, "whole_image": WholeImage}
 
 
 class Network(nn.Module):
@@ -38,10 +39,10 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     """
     weights = None if stage1 else load_weights(config.model.backbone)
     backbone = _backbone(config, weights)
-    network = Network(backbone, HEADS[config.model.name](config.model, backbone.channels, labels))
+    network = Network(backbone, _head(config, backbone.channels, labels))
     if stage1:
         _take(network.backbone, stage1, "backbone.")
-        if isinstance(network.head, RMA):
+        if not isinstance(network.head, WholeImage):
             _take(network.head.project, stage1, "head.fc6.")
     elif isinstance(network.head, WholeImage) and weights:
         _imagenet_fc(network.head, weights, config.model)
@@ -57,6 +58,13 @@ def _backbone(config: Config, weights: Mapping[str, Tensor] | None) -> Backbone:
     backbone = Backbone(config.model.backbone, weights)
     _check_sizes(config, backbone.stride)
     return backbone
+
+
+def _head(config: Config, channels: int, labels: int) -> nn.Module:
+    kind = HEADS[config.model.name]
+    if issubclass(kind, RARL):
+        return kind(config.model, channels, labels, config.data.image_size / config.data.crop_side)
+    return kind(config.model, channels, labels)
 
 
 def _imagenet_fc(head: WholeImage, weights: Mapping[str, Tensor], model: ModelConfig) -> None:

@@ -23,6 +23,7 @@ from ram_tune.evaluation.calibration import Platt, probabilities, sigmoid
 from ram_tune.evaluation.pictures import contact_sheet, encode, pick, picture
 from ram_tune.evaluation.views import Plan, represent
 from ram_tune.models.backbone import state_fingerprint
+from ram_tune.models.recurrent import RMA
 from ram_tune.models.regions import anchors
 from ram_tune.training.cost import cost
 from ram_tune.training.run import Run
@@ -225,7 +226,8 @@ def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
     if found.regions is None:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
-    statistics, images = region_statistics(found.regions, points), run.annotations(role)
+    pulled = points if isinstance(run.network.head, RMA) else None
+    statistics, images = region_statistics(found.regions, pulled), run.annotations(role)
     if images.boxes is None:
         return statistics
     crops = np.tile(centre_crop(run.whole(role)), (len(images), 1))
@@ -256,8 +258,8 @@ def drawn(run: Run) -> list[Image.Image]:
     with run.autocast():
         prediction = run.network(batch.inputs)
     regions, scores = prediction.regions.float().cpu().numpy(), prediction.region_scores.float().cpu().numpy()
-    data = run.config.data
+    data, steps = run.config.data, getattr(run.network.head, "steps", 0)
     return [
-        picture(images, index, regions[i], scores[i], crop, data.image_size, data.max_image_pixels)
+        picture(images, index, regions[i], scores[i], crop, data.image_size, data.max_image_pixels, steps)
         for i, index in enumerate(chosen.tolist())
     ]
