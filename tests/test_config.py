@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ram_tune import config as module
 from ram_tune.config import Config, Loss, Model, Stage1, Training, digest, fields
 from ram_tune.errors import BadInput
-from ram_tune.presets import PRESETS, configure, from_fields, from_json, parse_set
+from ram_tune.presets import OF_MODEL, PRESETS, configure, from_fields, from_json, parse_set
 
 CONTENTS = {"dataset": "0123456789abcdef"}
 
@@ -161,6 +161,22 @@ def test_later_layers_win():
 def test_every_model_says_in_how_many_regions_it_sees_an_image(name, count):
     model = from_fields({"model.name": name, "model.reinforced.steps": 3, "model.reinforced.sides": [0.2, 0.4]}).model
     assert model.region_count == count
+
+
+def test_a_preset_says_more_of_one_model_and_what_is_given_wins(monkeypatch):
+    monkeypatch.setitem(OF_MODEL, ("scenes", "rarl"), {"model.reinforced.steps": 2, "training.epochs": 3})
+    plain, rarl = configure("scenes"), configure("scenes", "", {"model.name": "rarl"}, overrides={"training.epochs": 5})
+    assert (rarl.model.reinforced.steps, rarl.training.epochs, rarl.training.batch_size) == (2, 5, 16)
+    assert plain.model.reinforced.steps == configure("voc2007", "", {"model.name": "rarl"}).model.reinforced.steps == 5
+    # An arm that is another model is that model.
+    assert configure("scenes", "", {"model.name": "rarl"}, {"model.name": "rma"}) == plain
+
+
+@pytest.mark.parametrize(("data", "model"), OF_MODEL)
+def test_models_of_a_preset_are_valid_and_share_its_stage_1(data, model):
+    config = configure(data, overrides={"model.name": model})
+    assert config.model.name == model
+    assert config.stage1_config() == configure(data).stage1_config()
 
 
 def test_a_configuration_cannot_be_changed():

@@ -42,6 +42,12 @@ class Reinforced(Section):
     """Widths over heights; each size in each of them: k regions a step. *Unverified* default: 2:1, 1:1, 1:2."""
     sigma: float = Field(default=0.11, gt=0)
     """Standard deviation of a drawn place, on each axis; 1 is half the crop. *Unverified* default: 0.11."""
+    remember_whole: bool = True
+    """Regions are scored with the memory of the whole image that step 0 saw; off: it sets the first place and is forgotten,
+    so that what is recognised hangs on where it is looked for. *Decided*: on, as RMA."""
+    rollouts: int = Field(default=1, ge=1, le=64)
+    """Times that an image's places are drawn at each look while training. Of several, each is also compared with the others
+    (Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019). *Decided*: 1, the learned baseline alone."""
 
 
 class Model(Section):

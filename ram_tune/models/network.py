@@ -42,7 +42,7 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     network = Network(backbone, _head(config, backbone.channels, labels))
     if stage1:
         _take(network.backbone, stage1, "backbone.")
-        if not isinstance(network.head, WholeImage):
+        if isinstance(network.head, (RMA, RARL)):
             _take(network.head.project, stage1, "head.fc6.")
     elif isinstance(network.head, WholeImage) and weights:
         _imagenet_fc(network.head, weights, config.model)

@@ -2,8 +2,8 @@
 
 A step looks at k regions of fixed sizes round one place; a policy learned by REINFORCE says the next place.
 
-Legend: B images, T steps, k regions of a step, L labels, C H W feature map, P side of the sampled grid, D projection,
-H hidden, Z feature.
+Legend: B images (where places are drawn, a row for each rollout of each, those of an image one after another), T steps,
+k regions of a step, L labels, C H W feature map, P side of the sampled grid, D projection, H hidden, Z feature.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ram_tune.models.whole_image import Policy, Prediction, exact, xavier
 class RARL(nn.Module):
     """Feature map f (B, C, H, W) → scores of T·k regions, those of step t at t·k … t·k + k − 1.
 
-    While training, places are drawn from torch's random state; in evaluation mode they are the policy's means.
+    While training, places are drawn from torch's random state, `rollouts` times for each image: all that is predicted has
+    as many rows for each. In evaluation mode there is one, and places are the policy's means.
     """
 
     whole: Tensor
@@ -32,7 +33,9 @@ class RARL(nn.Module):
     def __init__(self, model: Model, channels: int, labels: int, enlarged: float):
         """`enlarged`: N over the crop's side, since regions are as large as a share of N and lie on the crop."""
         super().__init__()
-        self.steps, self.sigma = model.reinforced.steps, model.reinforced.sigma
+        own = model.reinforced
+        self.steps, self.sigma, self.rollouts = own.steps, own.sigma, own.rollouts
+        self.remember_whole = own.remember_whole
         self.regions, self.sample_size = model.region_count, model.sample_size
         self.project = xavier(nn.Linear(channels * model.sample_size**2, model.projection_size))  # W_fx
         self.dropout = nn.Dropout(model.dropout)
@@ -44,18 +47,22 @@ class RARL(nn.Module):
             nn.init.zeros_(self.localization.weight)
         self.baseline = xavier(nn.Linear(model.feature_size, 1))
         self.register_buffer("whole", torch.tensor([IDENTITY]), persistent=False)
-        self.register_buffer("windows", torch.tensor(windows(model.reinforced, enlarged)), persistent=False)
+        self.register_buffer("windows", torch.tensor(windows(own, enlarged)), persistent=False)
 
     def forward(self, f: Tensor) -> Prediction:
         f = f.contiguous().float()
         h = c = f.new_zeros(len(f), 1, self.memory.of_h.in_features)
         h, c = self._look(f, self.whole.expand(len(f), 1, 4), h, c)  # step 0 only sets the first place
+        if self.training:
+            h, c = (each.repeat_interleave(self.rollouts, dim=0) for each in (h, c))
         scores, regions, features, chosen = [], [], [], []
-        for _ in range(self.steps):
+        for step in range(self.steps):
             z = F.relu(self.feature(h.mean(1)))
             place, log_probability, entropy = self.choose(exact(self.localization, z).tanh())
             # The baseline is to foretell the reward from what is there, not to shape it.
             chosen.append((log_probability, entropy, exact(self.baseline, z.detach())[:, 0]))
+            if step == 0 and not self.remember_whole:
+                h, c = torch.zeros_like(h), torch.zeros_like(c)
             M = torch.stack(torch.broadcast_tensors(*self._round(place)), dim=2)  # (B, k, 4)
             h, c = self._look(f, M, h.mean(1, keepdim=True), c.mean(1, keepdim=True))
             z = F.relu(self.feature(h))  # (B, k, Z)
@@ -86,8 +93,9 @@ class RARL(nn.Module):
 
     def _look(self, f: Tensor, M: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Regions M (B, k, 4), each remembered with the same h and c (B, 1, H) → h and c of each (B, k, H)."""
-        x = sample_each(f, M, self.sample_size).flatten(2)
-        return self.memory(self.dropout(F.relu(self.project(x))), h, c)
+        x = sample_each(f, M.reshape(len(f), -1, 4), self.sample_size).flatten(2)  # rollouts side by side
+        x = self.dropout(F.relu(self.project(x)))
+        return self.memory(x.view(len(h), -1, x.shape[-1]), h, c)
 
     def _round(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """place (B, 2) → sx, tx, sy, ty of the windows there, each (1 or B, k or 1)."""

@@ -68,9 +68,17 @@ def reward(scores: Tensor, targets: Tensor) -> Tensor:
     return (ranked * top).sum(1) / n[:, 0].clamp(min=1)
 
 
-def policy_gradient(policy: Policy, rewards: Tensor) -> Tensor:
-    """−Σ_t (R − b_t) log π(l_t), whose gradient REINFORCE descends; R (B,) → (B,). None of it reaches the baseline."""
-    return -((rewards[:, None] - policy.baseline.detach()) * policy.log_probability).sum(1)
+def policy_gradient(policy: Policy, rewards: Tensor, rollouts: int = 1) -> Tensor:
+    """−Σ_t (R − b_t) log π(l_t), whose gradient REINFORCE descends; R (B,) → (B,). None of it reaches the baseline.
+
+    Of several `rollouts` (successive rows are of one image), R − b_t is less its mean over the image's other ones: they
+    were drawn without regard to this one, so that the gradient expected is the same.
+    """
+    advantage = rewards[:, None] - policy.baseline.detach()
+    if rollouts > 1:
+        several = advantage.unflatten(0, (-1, rollouts))
+        advantage = ((several - several.mean(1, keepdim=True)) * rollouts / (rollouts - 1)).flatten(0, 1)
+    return -(advantage * policy.log_probability).sum(1)
 
 
 def baseline_error(policy: Policy, rewards: Tensor) -> Tensor:
@@ -112,24 +120,26 @@ class Criterion(nn.Module):
 
     def forward(self, prediction: Prediction, targets: Tensor) -> tuple[Tensor, Tensor]:
         """→ the loss (scalar, summed over images and not yet divided by their number) and its terms (T,), likewise."""
-        terms = [self.classify(prediction.scores.float(), targets).sum()]
+        rollouts = len(prediction.scores) // len(targets)  # each counts as much as the others of its image
+        targets = targets.repeat_interleave(rollouts, dim=0)
+        terms = [self.classify(prediction.scores.float(), targets).sum() / rollouts]
         total = terms[0]
         for weight, constraint in self.constraints.values():
             assert prediction.regions is not None
             terms.append(constraint(prediction.regions).sum())
             total = total + weight * terms[-1]
         if self.reinforced:
-            policy, baseline, *watched = _reinforcement(prediction, targets)
+            policy, baseline, *watched = _reinforcement(prediction, targets, rollouts)
             total = total + self.reinforcement_weight * (policy + baseline)
             terms += [policy, baseline, *watched]
         return total, torch.stack([term.detach() for term in terms])
 
 
-def _reinforcement(prediction: Prediction, targets: Tensor) -> list[Tensor]:
-    """Policy and baseline, reward, log-probability and entropy, each summed over images."""
+def _reinforcement(prediction: Prediction, targets: Tensor, rollouts: int) -> list[Tensor]:
+    """Policy and baseline, reward, log-probability and entropy, each a mean over rollouts summed over images."""
     policy = prediction.policy
     assert policy is not None
     rewards, known = reward(prediction.scores.detach(), targets), targets.any(1)
-    learned = [policy_gradient(policy, rewards), baseline_error(policy, rewards)]
+    learned = [policy_gradient(policy, rewards, rollouts), baseline_error(policy, rewards)]
     watched = [rewards, policy.log_probability.mean(1), policy.entropy.mean(1)]
-    return [(term * known).sum() for term in learned] + [term.sum() for term in watched]
+    return [(term * known).sum() / rollouts for term in learned] + [term.sum() / rollouts for term in watched]

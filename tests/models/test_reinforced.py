@@ -28,7 +28,7 @@ def rarl(steps=3, sides=(0.2, 0.4), ratios=(2.0, 1.0, 0.5), labels=4, cell="pape
     return model
 
 
-def by_hand(model: RARL, f: torch.Tensor, sizes, steps: int, cell: str):
+def by_hand(model: RARL, f: torch.Tensor, sizes, steps: int, cell: str, whole: bool):
     """METHOD 5 for one image, a region and a gate at a time, in NumPy float64, each place the policy's mean."""
     weight = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
     W_x, W_h, bias = (
@@ -47,10 +47,12 @@ def by_hand(model: RARL, f: torch.Tensor, sizes, steps: int, cell: str):
 
     h, c = remember([1.0, 0.0, 1.0, 0.0], np.zeros(7), np.zeros(7))
     scores, places, expected = [], [], []
-    for _ in range(steps):
+    for step in range(steps):
         z = np.maximum(layer("feature", h), 0)
         x, y = np.tanh(layer("localization", z))
         expected.append(layer("baseline", z)[0])
+        if step == 0 and not whole:
+            h, c = np.zeros(7), np.zeros(7)
         seen = [remember([sx, x, sy, y], h, c) for sx, sy in sizes]
         scores += [layer("classifier", np.maximum(layer("feature", one), 0)) for one, _ in seen]
         h, c = (np.mean(each, axis=0) for each in zip(*seen, strict=True))
@@ -58,17 +60,17 @@ def by_hand(model: RARL, f: torch.Tensor, sizes, steps: int, cell: str):
     return np.array(scores), np.array(places), np.array(expected)
 
 
-@pytest.mark.parametrize("cell", ["paper", "standard"])
+@pytest.mark.parametrize(("cell", "whole"), [("paper", True), ("standard", True), ("paper", False)])
 @given(steps=st.integers(1, 4), k=st.integers(1, 3), seed=st.integers(0, 10))
 @settings(max_examples=15, deadline=None)
-def test_evaluation_is_method_5_written_out(cell, steps, k, seed):
+def test_evaluation_is_method_5_written_out(cell, whole, steps, k, seed):
     torch.manual_seed(seed)
-    model = rarl(steps, (0.3,), (2.0, 1.0, 0.5)[:k], cell=cell).eval()
+    model = rarl(steps, (0.3,), (2.0, 1.0, 0.5)[:k], cell=cell, remember_whole=whole).eval()
     f = torch.randn(2, 5, 8, 6)
     ours = model(f)
     for image in range(2):
         sizes = [(1.25 * 0.3 * math.sqrt(ratio), 1.25 * 0.3 / math.sqrt(ratio)) for ratio in (2.0, 1.0, 0.5)[:k]]
-        scores, places, expected = by_hand(model, f[image].double(), sizes, steps, cell)
+        scores, places, expected = by_hand(model, f[image].double(), sizes, steps, cell, whole)
         np.testing.assert_allclose(ours.region_scores[image].detach(), scores, atol=2e-4)
         np.testing.assert_allclose(ours.regions[image, ::k][:, [TX, TY]].detach(), places, atol=2e-4)
         np.testing.assert_allclose(ours.policy.baseline[image].detach(), expected, atol=2e-4)
@@ -228,3 +230,23 @@ def test_the_policy_is_part_of_the_prediction():
     policy = rarl(steps=3)(torch.randn(2, 5, 8, 6)).policy
     assert isinstance(policy, Policy)
     assert all(each.shape == (2, 3) for each in policy)
+
+
+# --- several rollouts
+
+
+def test_rollouts_are_as_if_the_image_came_several_times():
+    model, f = rarl(rollouts=3, labels=6).train(), torch.randn(2, 5, 8, 6)
+    torch.manual_seed(2)
+    together = model(f)
+    alone = rarl(labels=6).train()
+    alone.load_state_dict(model.state_dict())
+    torch.manual_seed(2)
+    apart = alone(f.repeat_interleave(3, dim=0))
+    for ours, theirs in zip((*together[:4], *together.policy), (*apart[:4], *apart.policy), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert len({tuple(place) for place in together.regions[:, 0].tolist()}) == 6  # each is drawn by itself
+
+
+def test_an_image_is_evaluated_once_whatever_the_rollouts():
+    assert len(rarl(rollouts=3).eval()(torch.randn(2, 5, 8, 6)).scores) == 2

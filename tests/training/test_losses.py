@@ -220,3 +220,25 @@ def test_a_model_with_a_policy_has_no_constraints_on_its_regions():
         *("classification", "policy", "baseline"),
         *("reward", "log_probability", "entropy"),
     )
+
+
+def test_several_rollouts_are_judged_against_one_another():
+    # Two images of three rollouts, one place each; b = 0.5 throughout. Advantages of the first: 0.5, −0.5, 0 less the mean of
+    # the other two (−0.25, 0.25, 0); all of the second's are alike: nothing to learn.
+    log_probability = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
+    policy = Policy(log_probability, torch.zeros(6, 1), torch.full((6, 1), 0.5))
+    found = losses.policy_gradient(policy, torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0]), rollouts=3)
+    assert found.tolist() == pytest.approx([-0.75 * 1, 0.75 * 2, 0, 0, 0, 0])
+
+
+def test_rollouts_weigh_an_image_no_more():
+    criterion = Criterion(Loss(classification="bce"), 0, reinforced=True)
+    once, targets = looked(), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    twice = Prediction(
+        once.scores.repeat_interleave(2, dim=0), policy=Policy(*(x.repeat_interleave(2, dim=0) for x in once.policy))
+    )
+    by_once, by_twice = (
+        dict(zip(criterion.terms, criterion(p, targets)[1].tolist(), strict=True)) for p in (once, twice)
+    )
+    assert by_twice.pop("policy") == 0 != by_once.pop("policy")  # equal ones have no advantage over one another
+    assert by_twice == pytest.approx(by_once)
