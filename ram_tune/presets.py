@@ -71,16 +71,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 OF_MODEL: dict[tuple[str, str], dict[str, Any]] = {
     ("scenes", "rarl"): {
-        "model.reinforced.steps": 2,
-        "model.reinforced.sides": [0.3, 0.6],
-        "model.reinforced.aspect_ratios": [1.0],
-        # With it the whole image says nearly all, and the reward next to nothing of the places: the policy learns nothing.
+        # Some hundred steps are few for REINFORCE, so the reward must hang on the place. Where the whole image is remembered, or
+        # another place makes up for a bad one, or a region is large, it hardly does: the policy then learns nothing.
         "model.reinforced.remember_whole": False,
-        # A draw is to reach another object, and some hundred steps are few for what one draw an image says.
-        "model.reinforced.sigma": 0.3,
-        "model.reinforced.rollouts": 4,
-        "loss.reinforcement_weight": 1.0,
+        "model.reinforced.steps": 1,
+        "model.reinforced.sides": [0.2, 0.4],
+        "model.reinforced.aspect_ratios": [1.0],
+        "model.reinforced.sigma": 0.3,  # a draw is to reach another object
+        "model.reinforced.rollouts": 8,
         "training.localization_lr_multiplier": 0.5,  # at 5 all places ran into one corner
+        "loss.reinforcement_weight": 1.0,
+        # Its cached maps make an epoch cheap, many of which the policy needs.
+        "model.backbone.trainable": "none",
+        "data.crop": "map",
     },
 }
 """What `--data NAME` sets besides for one `model.name` alone."""
@@ -97,7 +100,7 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
         given.update(layer)
     values: dict[str, Any] = {
         **(preset(data) if data else {}),
-        **OF_MODEL.get((data, given.get("model.name")), {}),
+        **OF_MODEL.get((data, given.get("model.name", "")), {}),
         **given,
     }
     for field in ("data.root", "data.file", "model.backbone.weights"):

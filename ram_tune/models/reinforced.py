@@ -57,14 +57,15 @@ class RARL(nn.Module):
             h, c = (each.repeat_interleave(self.rollouts, dim=0) for each in (h, c))
         scores, regions, features, chosen = [], [], [], []
         for step in range(self.steps):
-            z = F.relu(self.feature(h.mean(1)))
+            h, c = h.mean(1, keepdim=True), c.mean(1, keepdim=True)
+            z = F.relu(self.feature(h[:, 0]))
             place, log_probability, entropy = self.choose(exact(self.localization, z).tanh())
             # The baseline is to foretell the reward from what is there, not to shape it.
             chosen.append((log_probability, entropy, exact(self.baseline, z.detach())[:, 0]))
             if step == 0 and not self.remember_whole:
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
-            M = torch.stack(torch.broadcast_tensors(*self._round(place)), dim=2)  # (B, k, 4)
-            h, c = self._look(f, M, h.mean(1, keepdim=True), c.mean(1, keepdim=True))
+            M = self._round(place)
+            h, c = self._look(f, M, h, c)
             z = F.relu(self.feature(h))  # (B, k, Z)
             scores.append(exact(self.classifier, z))
             regions.append(M)
@@ -97,10 +98,11 @@ class RARL(nn.Module):
         x = self.dropout(F.relu(self.project(x)))
         return self.memory(x.view(len(h), -1, x.shape[-1]), h, c)
 
-    def _round(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """place (B, 2) → sx, tx, sy, ty of the windows there, each (1 or B, k or 1)."""
-        half_x, half_y = self.windows[None].unbind(2)
-        return half_x, place[:, :1], half_y, place[:, 1:]
+    def _round(self, place: Tensor) -> Tensor:
+        """place (B, 2) → the regions there (B, k, 4)."""
+        half = self.windows.expand(len(place), -1, 2)
+        centre = place[:, None].expand_as(half)
+        return torch.stack([half, centre], dim=3).flatten(2)  # sx, tx, sy, ty
 
 
 def windows(config: Reinforced, enlarged: float) -> list[tuple[float, float]]:
