@@ -136,6 +136,15 @@ def attention_table(test: Mapping[str, float]) -> Table | None:
             else "no attention to what is in the image is shown"
         )
     )
+    if "centres_on_objects_own_minus_shuffled" in test:
+        own, other, *margin = (
+            100 * test[f"centres_on_objects{name}"]
+            for name in ("", "_shuffled", *(f"_own_minus_shuffled{end}" for end in ("", "_low", "_high")))
+        )
+        caption += (
+            f"\nregion centres that lie on an object: {own:.1f} %, another image's {other:.1f} %; "
+            f"own − another's {margin[0]:+.1f}, 95 % interval {margin[1]:+.1f} to {margin[2]:+.1f}"
+        )
     table = Table(title="Objects whose centre lies in a region, in percent", caption=caption)
     for column in ("objects", "number", "own regions", "anchors", "centre", "random", "another image's"):
         table.add_column(column, justify="right")

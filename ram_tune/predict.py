@@ -210,8 +210,11 @@ def _drawn(image: Image.Image, found: Found, rows: list[dict[str, Any]]) -> byte
 
     regions = range(1, len(found.boxes) + 1)
     texts = [", ".join(_label(row) for row in rows if row["region"] == region) for region in regions]
-    tags = [f"{region} {text}".strip() for region, text in zip(regions, texts, strict=True)]
-    return encode(draw(image, found.boxes, tags, ", ".join(_label(row) for row in rows)))
+    # With many regions round each place, only those from which a label comes have room for a number.
+    tags = [
+        f"{region} {text}".strip() * bool(text or not found.steps) for region, text in zip(regions, texts, strict=True)
+    ]
+    return encode(draw(image, found.boxes, tags, ", ".join(_label(row) for row in rows), steps=found.steps))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,21 @@ FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {
         # As stage 1, for its epochs and the twelve that the other models have after it.
         "whole_image": {"training.epochs": 36, "training.batch_size": 32, "training.lr_steps": [29]},
+        "rarl": {
+            # Some hundred steps are few for REINFORCE, so the reward must hang on the place. Where the whole image is
+            # remembered, or another place makes up for a bad one, or a region is large, it hardly does: nothing is learned.
+            "model.reinforced.remember_whole": False,
+            "model.reinforced.steps": 1,
+            "model.reinforced.sides": [0.2, 0.4],
+            "model.reinforced.aspect_ratios": [1.0],
+            "model.reinforced.sigma": 0.3,  # a draw is to reach another object
+            "model.reinforced.rollouts": 8,
+            "training.localization_lr_multiplier": 0.5,  # at 5 all places ran into one corner
+            "loss.reinforcement_weight": 1.0,
+            # Its cached maps make an epoch cheap, many of which the policy needs.
+            "model.backbone.trainable": "none",
+            "data.crop": "map",
+        },
         # Learning rates: the best on selection of three each, half an order of magnitude apart.
         "csra": {"training.learning_rate": 3e-3},
         "query_decoder": {

@@ -169,6 +169,15 @@ def test_set_reads_values_as_yaml():
         ("data.crop_margin=512", ["data.crop_margin", "image_size"]),
         ("data.crop=map", ["data.crop", "trainable=none"]),
         ("model={a: 1}", ["model"]),
+        ("model.name=ral", ["model.name", "'ral'", "'rarl'"]),
+        ("model.reinforced.steps=0", ["model.reinforced.steps", "0", "greater than or equal to 1"]),
+        ("model.reinforced.sigma=0", ["model.reinforced.sigma", "0", "greater than 0"]),
+        ("model.reinforced.sides=[]", ["model.reinforced.sides", "at least 1"]),
+        ("model.reinforced.sides=[0.5, -0.1]", ["model.reinforced.sides.1", "-0.1", "greater than 0"]),
+        ("model.reinforced.aspect_ratios=[0]", ["model.reinforced.aspect_ratios.0", "greater than 0"]),
+        ("model.reinforced.aspect_ratios=2:1", ["model.reinforced.aspect_ratios", "tuple"]),
+        ("loss.reinforcement_weight=-1", ["loss.reinforcement_weight", "greater than or equal to 0"]),
+        ("model.steps=3", ["Did you mean model.reinforced.steps?"]),
     ],
 )
 def test_bad_settings_name_field_found_and_expected(assignment, words):
@@ -188,6 +197,21 @@ def test_an_unknown_preset_names_the_nearest():
 def test_later_layers_win():
     config = configure("scenes", "", {"model.regions": 3, "loss.scale": False}, overrides={"model.regions": 4})
     assert (config.model.regions, config.loss.scale, config.model.backbone.name) == (4, False, "small")
+
+
+@pytest.mark.parametrize(("name", "count"), [("rma", 5), ("rarl", 18), ("whole_image", 0)])
+def test_every_model_says_in_how_many_regions_it_sees_an_image(name, count):
+    model = from_fields({"model.name": name, "model.reinforced.steps": 3, "model.reinforced.sides": [0.2, 0.4]}).model
+    assert model.region_count == count
+
+
+def test_a_preset_says_more_of_one_model_and_what_is_given_wins(monkeypatch):
+    monkeypatch.setitem(FOR_MODEL["scenes"], "rarl", {"model.reinforced.steps": 2, "training.epochs": 3})
+    plain, rarl = configure("scenes"), configure("scenes", "", {"model.name": "rarl"}, overrides={"training.epochs": 5})
+    assert (rarl.model.reinforced.steps, rarl.training.epochs, rarl.training.batch_size) == (2, 5, 16)
+    assert plain.model.reinforced.steps == configure("voc2007", "", {"model.name": "rarl"}).model.reinforced.steps == 5
+    # An arm that is another model is that model.
+    assert configure("scenes", "", {"model.name": "rarl"}, {"model.name": "rma"}) == plain
 
 
 def test_a_configuration_cannot_be_changed():

@@ -22,6 +22,7 @@ from ram_tune.config.model import CSRA as CSRA
 from ram_tune.config.model import Backbone as Backbone
 from ram_tune.config.model import Model
 from ram_tune.config.model import QueryDecoder as QueryDecoder
+from ram_tune.config.model import Reinforced as Reinforced
 from ram_tune.config.section import NOT_HASHED, Section, digest
 from ram_tune.config.section import file_digest as file_digest
 
@@ -67,9 +68,15 @@ class Data(Section):
     max_image_pixels: int = Field(default=100_000_000, gt=0, json_schema_extra=NOT_HASHED)
     """Images with more pixels are refused before they are decoded. Not hashed. *Decided*: 100 million."""
 
+    @property
+    def crop_side(self) -> int:
+        """Pixels."""
+        return self.image_size - self.crop_margin
+
 
 class Loss(Section):
-    """What is minimised: L = L_cls + gamma * (l_S + lambda1 * l_A + lambda2 * l_P), [RMA] equations 6 to 11."""
+    """What is minimised: L = L_cls + gamma * (l_S + lambda1 * l_A + lambda2 * l_P), [RMA] equations 6 to 11; by RARL
+    L_cls + rho * (policy + baseline)."""
 
     classification: Literal["euclidean", "bce", "asymmetric"] = "euclidean"
     """L_cls: squared distance of softmax and y/|y|, binary cross-entropy, or [ASL]. [RMA] euclidean."""
@@ -91,6 +98,8 @@ class Loss(Section):
     """lambda2. [RMA] 0.1."""
     localization_weight: float = Field(default=0.1, ge=0)
     """gamma. [RMA] 0.1."""
+    reinforcement_weight: float = Field(default=0.1, ge=0)
+    """Weight of RARL's policy and baseline. rho. *Decided*: 0.1."""
     asymmetric_positive_focus: float = Field(default=0.0, ge=0)
     """Focusing exponent of present labels, gamma+ of [ASL]. Default 0."""
     asymmetric_negative_focus: float = Field(default=4.0, ge=0)
@@ -227,7 +236,7 @@ class Config(Section):
     training: Training = Training()
     """How it is minimised."""
     stage1: Stage1 = Stage1()
-    """What RMA starts from."""
+    """What RMA and RARL start from."""
     evaluation: Evaluation = Evaluation()
     """How scores become numbers."""
     execution: Execution = Field(default=Execution(), json_schema_extra=NOT_HASHED)

@@ -89,17 +89,43 @@ class Proposals(Section):
     """Standard deviation of the Gaussian before the gradient. Pixels at `side`. *Decided*: 4, by recall on VOC 2007 val."""
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Reinforced(Section):
+    """How RARL looks: at each step at regions of fixed sizes round one place, the next of which a policy draws.
+
+    *Unverified*: recollection and reading notes of the paper, not its text.
+    """
+
+    steps: int = Field(default=5, ge=1, le=64)
+    """Places looked at, one after another. T. *Decided*: 5."""
+    sides: tuple[Positive, ...] = Field(default=(0.15625, 0.3125, 0.625), min_length=1)
+    """Sides of a step's square regions; others have the same areas. Shares of N. *Unverified* default: 80, 160 and 320
+    pixels at N = 512, 100, 200 and 400 at 640."""
+    aspect_ratios: tuple[Positive, ...] = Field(default=(2.0, 1.0, 0.5), min_length=1)
+    """Widths over heights; each size in each of them: k regions a step. *Unverified* default: 2:1, 1:1, 1:2."""
+    sigma: float = Field(default=0.11, gt=0)
+    """Standard deviation of a drawn place, on each axis; 1 is half the crop. *Unverified* default: 0.11."""
+    remember_whole: bool = True
+    """Regions are scored with the memory of the whole image that step 0 saw; off: it sets the first place and is forgotten,
+    so that what is recognised hangs on where it is looked for. *Decided*: on, as RMA."""
+    rollouts: int = Field(default=1, ge=1, le=64)
+    """Times that an image's places are drawn at each look while training. Of several, each is also compared with the others
+    (Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019). *Decided*: 1, the learned baseline alone."""
+
+
 class Model(Section):
     """Feature map to label scores."""
 
-    name: Literal["rma", "anchors", "random", "proposals", "whole_image", "csra", "query_decoder"] = "rma"
-    """`rma`: recurrent memorised-attention. RMA over regions that are given instead of found: `anchors`, on every crop the
-    same, the first in its centre, the others on the anchors of `loss.anchor_radius`, all half its size; `random`, drawn
-    once for each image from the run's seed; `proposals`, the first that EdgeBoxes finds, [RMA] Table 3. Without regions:
-    `whole_image`, stage 1 and the baseline; `csra`, class-specific residual attention; `query_decoder`, label queries.
-    [RMA] rma."""
+    name: Literal["rma", "rarl", "anchors", "random", "proposals", "whole_image", "csra", "query_decoder"] = "rma"
+    """`rma`: recurrent memorised-attention; `rarl`: recurrent attentional reinforcement learning. RMA over regions that are
+    given instead of found: `anchors`, on every crop the same, the first in its centre, the others on the anchors of
+    `loss.anchor_radius`, all half its size; `random`, drawn once for each image from the run's seed; `proposals`, the first
+    that EdgeBoxes finds, [RMA] Table 3. Without regions: `whole_image`, stage 1 and the baseline; `csra`, class-specific
+    residual attention; `query_decoder`, label queries. [RMA] rma."""
     regions: int = Field(default=5, ge=1, le=64)
-    """Attended (or given) regions per image. K. [RMA] 5."""
+    """Attended (or given) regions per image (those of `rarl`: see `reinforced`). K. [RMA] 5."""
     sample_size: int = Field(default=7, ge=1, le=64)
     """Side of the grid a region is sampled to. Cells. *Decided*: 7, VGG's own fc6 input."""
     projection_size: int = Field(default=4096, ge=1)
@@ -111,10 +137,13 @@ class Model(Section):
     cell: Literal["paper", "standard", "none"] = "paper"
     """`paper`: h = o*c; `standard`: h = o*tanh(c); `none`: no memory, h_k is a ReLU layer of x_k alone. [RMA] paper."""
     localization_init: Literal["xavier", "centred_half", "identity"] = "xavier"
-    """Start of the layer that says the next region: random, or zero weights with a fixed bias. [RMA] xavier."""
+    """Start of the layer that says the next region: random, or zero weights with a fixed bias (of `rarl`, whose regions
+    have no size to learn: all in the centre). [RMA] xavier."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on x_k (on fc6 and fc7 of a whole-image model; the other models have none or their own). Probability.
-    *Decided*: 0."""
+    """Dropout on x_k (on fc6 and fc7 of a whole-image model; `csra` and `query_decoder` have none or their own).
+    Probability. *Decided*: 0."""
+    reinforced: Reinforced = Reinforced()
+    """Of `rarl` alone."""
     random_sides: tuple[Side, Side] = (0.25, 0.75)
     """Shortest and longest side of a region of `random`; 1 is the image's. *Decided*: as a mean half, an anchor's."""
     proposals: Proposals = Proposals()
@@ -132,3 +161,11 @@ class Model(Section):
         if self.name != "proposals":
             return ""
         return "structured forest" if self.proposals.edge_model else "gradient"
+
+    @property
+    def region_count(self) -> int:
+        """Regions in which an image is seen: K, or T·k; 0 for a model without any."""
+        if self.name in ("whole_image", "csra", "query_decoder"):
+            return 0
+        own = self.reinforced
+        return own.steps * len(own.sides) * len(own.aspect_ratios) if self.name == "rarl" else self.regions

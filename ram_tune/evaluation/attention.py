@@ -17,8 +17,8 @@ from ram_tune.models.regions import IDENTITY, SX, SY, TX, TY, to_pixels
 SMALL = 32**2  # an object of fewer square pixels of the original image is small: COCO's definition, on its box
 
 
-def region_statistics(regions: np.ndarray, anchors: np.ndarray) -> dict[str, float]:
-    """regions (n, K, 4), anchors (K−1, 2) → means over images and regions.
+def region_statistics(regions: np.ndarray, anchors: np.ndarray | None) -> dict[str, float]:
+    """regions (n, K, 4), anchors (K−1, 2) or None where nothing pulls them anywhere → means over images and regions.
 
     `mirrored_share`: regions with sx or sy below 0 (what P cures); `region_area`: 4·|sx·sy| over the crop's area of 4, so
     that the whole crop is 1 (S); `anchor_distance`: of regions 2…K to their anchors, and `outside_share`: regions that
@@ -35,7 +35,8 @@ def region_statistics(regions: np.ndarray, anchors: np.ndarray) -> dict[str, flo
         "region_spread": np.sqrt(centres.var(axis=0).mean()),
     }
     if regions.shape[1] > 1:
-        found["anchor_distance"] = np.linalg.norm(centres[:, 1:] - anchors, axis=-1).mean()
+        if anchors is not None:
+            found["anchor_distance"] = np.linalg.norm(centres[:, 1:] - anchors, axis=-1).mean()
         found["redundancy"] = pairwise_iou(regions).mean()
     return {name: float(value) for name, value in found.items()}
 
@@ -90,10 +91,16 @@ def attention(
     unlike in `coverage`), with `…_low` and `…_high`, the 95 % percentile bootstrap interval over images. `attends` is 1
     where all of that interval is above 0, else 0: only then do regions follow what is in their image, and not just where
     objects tend to be. With a handful of images the interval is too narrow to mean much.
+
+    `centres_on_objects`: the other way round, the share of an image's K region centres that lie in the box of any of its
+    objects (of all, also difficult ones and those centred beyond the crop), mean over the same images. It does not grow
+    with the regions' size and number as `coverage` does. `…_shuffled` is that of the same other images' centres, and
+    `…_own_minus_shuffled` the difference with its interval, as above.
     """
     if boxes is None:
         return {}
-    points, image, small = _centres(boxes, sizes, crops, image_size)
+    corners = _on_crop(boxes, sizes, crops, image_size)
+    points, image, small = _centres(boxes, corners)
     if not len(points):
         return {}
     kept, image, objects = np.unique(image, return_inverse=True, return_counts=True)  # images that have objects
@@ -128,6 +135,7 @@ def attention(
         low, high = bootstrap(excess, resamples, rng)
         margin = "coverage_own_minus_shuffled"
         found |= {margin: excess.mean(), f"{margin}_low": low, f"{margin}_high": high, "attends": low > 0}
+    found |= _centres_on_objects(regions, corners, boxes.image, kept, donors, resamples, rng)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -138,6 +146,17 @@ def covered(points: np.ndarray, regions: np.ndarray, image: np.ndarray) -> np.nd
         sx, tx, sy, ty = regions[image, k].T
         hit |= (np.abs(points[:, 0] - tx) <= np.abs(sx)) & (np.abs(points[:, 1] - ty) <= np.abs(sy))
     return hit
+
+
+def on_objects(centres: np.ndarray, corners: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Share of the K centres (n, K, 2) of each image that lie in any of its boxes, corners (m, 4) of images (m,) → (n,)."""
+    n, K, _ = centres.shape
+    hits = np.zeros(n)
+    for k in range(K):  # memory grows with m alone
+        place = centres[image, k]
+        inside = ((corners[:, :2] <= place) & (place <= corners[:, 2:])).all(1)
+        hits += np.bincount(image, inside, n) > 0
+    return hits / K
 
 
 def derangements(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -161,16 +180,46 @@ def bootstrap(values: np.ndarray, resamples: int, rng: np.random.Generator) -> t
     return float(low), float(high)
 
 
-def _centres(
-    boxes: Boxes, sizes: np.ndarray, crops: np.ndarray, image_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The objects that count: centres (m, 2) in crop coordinates, image (m,), whether small (m,)."""
+def _centres_on_objects(
+    regions: np.ndarray,
+    corners: np.ndarray,
+    image: np.ndarray,
+    kept: np.ndarray,
+    donors: np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Regions (n, K, 4) of the images `kept` (n,), objects as corners (m, 4) of images (m,) of all → see `attention`."""
+    place = np.full(max(image.max(), kept.max()) + 1, -1)
+    place[kept] = np.arange(len(kept))
+    among = place[image] >= 0
+    corners, image, centres = corners[among], place[image[among]], regions[..., [TX, TY]]
+    name, own = "centres_on_objects", on_objects(centres, corners, image)
+    if not len(donors):
+        return {name: own.mean()}
+    others = np.mean([on_objects(centres[donor], corners, image) for donor in donors], axis=0)
+    low, high = bootstrap(own - others, resamples, rng)
+    margin = f"{name}_own_minus_shuffled"
+    found = {name: own.mean(), f"{name}_shuffled": others.mean(), margin: (own - others).mean()}
+    return found | {f"{margin}_low": low, f"{margin}_high": high}
+
+
+def _on_crop(boxes: Boxes, sizes: np.ndarray, crops: np.ndarray, image_size: int) -> np.ndarray:
+    """All objects as x1, y1, x2, y2 (m, 4) where the edges of their image's crop are −1 and 1."""
     whole = torch.tensor(IDENTITY, dtype=torch.float64).expand(len(crops), 1, 4)  # the crop is a region, too
     corners = to_pixels(whole, torch.from_numpy(np.array(crops)), image_size, torch.from_numpy(np.array(sizes)))
     crop = corners[:, 0].numpy()[boxes.image]  # (m, 4) x1, y1, x2, y2 of the object's crop on the original
+    low, side = np.tile(crop[:, :2], 2), np.tile(crop[:, 2:] - crop[:, :2], 2)
+    found = 2 * (boxes.corners.astype(np.float64) - low) / side - 1
+    mirrored = crops[boxes.image, 3] > 0
+    found[mirrored] = found[mirrored][:, [2, 1, 0, 3]] * [-1, 1, -1, 1]
+    return found
+
+
+def _centres(boxes: Boxes, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The objects that count: centres (m, 2) in crop coordinates, image (m,), whether small (m,)."""
     objects = boxes.corners.astype(np.float64)
-    points = (objects[:, :2] + objects[:, 2:] - crop[:, :2] - crop[:, 2:]) / (crop[:, 2:] - crop[:, :2])
-    points[:, 0] *= np.where(crops[boxes.image, 3] > 0, -1, 1)
+    points = (corners[:, :2] + corners[:, 2:]) / 2
     counts = ~boxes.difficult & (np.abs(points) <= 1).all(1)
     small = (objects[:, 2:] - objects[:, :2]).prod(1) < SMALL
     return points[counts], boxes.image[counts], small[counts]

@@ -1,6 +1,6 @@
 """Regions drawn on images: what a person looks at to see where a model looked.
 
-Legend: K regions, L labels.
+Legend: K regions, L labels, T places (of a model that looks at several regions round each).
 """
 
 from __future__ import annotations
@@ -49,16 +49,23 @@ def picture(
     crop: np.ndarray,
     image_size: int,
     max_pixels: int,
+    steps: int = 0,
 ) -> Image.Image:
     """Image `index` with its regions (K, 4), what each scored (K, L) highest, and the true labels as its caption.
 
-    `crop` (4,) and `image_size` as in `to_pixels`. Raises BadInput as `load_image` does.
+    `crop` (4,) and `image_size` as in `to_pixels`, `steps` as in `draw`; with it, of each place only the region of the
+    highest score says what it is. Raises BadInput as `load_image` does.
     """
     image = load_image(annotations.files()[index], max_pixels)
     found = torch.from_numpy(np.array(regions, np.float64))[None]
     boxes = to_pixels(found, torch.from_numpy(np.array(crop))[None], image_size, torch.tensor([image.size]))[0]
     true = [annotations.categories[label] for label in np.flatnonzero(annotations.targets[index])]
-    return draw(image, boxes.numpy(), tags(scores, annotations.categories), ", ".join(true))
+    texts = tags(scores, annotations.categories)
+    if steps:
+        best = scores.max(1).reshape(steps, -1)
+        spoken = best.argmax(1) + np.arange(steps) * best.shape[1]
+        texts = [text if k in spoken else "" for k, text in enumerate(texts)]
+    return draw(image, boxes.numpy(), texts, ", ".join(true), steps=steps)
 
 
 def tags(scores: np.ndarray, categories: Sequence[str]) -> list[str]:
@@ -68,12 +75,20 @@ def tags(scores: np.ndarray, categories: Sequence[str]) -> list[str]:
 
 
 def draw(
-    image: Image.Image, boxes: np.ndarray, labels: Sequence[str], caption: str = "", side: int = SIDE
+    image: Image.Image,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    caption: str = "",
+    side: int = SIDE,
+    steps: int = 0,
 ) -> Image.Image:
     """`image` (RGB) made to fit `side`×`side`, with boxes (K, 4) in its own pixels, K labels, and a caption below it.
 
     Boxes are clipped: one that reaches beyond the image is closed along its edge; one that lies wholly outside it is not
     drawn, and its label says so. Text too long is cut short, and left out where the image is too small for any.
+
+    `steps`: T where the boxes lie round so many places, K/T round each, one after another: those of a place then have one
+    colour, a dot in it marks the place, and a line joins the T. 0: none.
     """
     scale = side / max(image.size)
     size = width, height = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
@@ -84,13 +99,17 @@ def draw(
     stretch = np.array([width / image.width, height / image.height] * 2)
     corners = np.clip(np.rint(boxes * stretch), 0, [width, height] * 2).astype(int).tolist()
     seen = np.all((boxes[:, :2] < np.array(image.size)) & (boxes[:, 2:] > 0), axis=1).tolist()
-    colours = [COLOURS[k % len(COLOURS)] for k in range(len(boxes))]
+    each = len(boxes) // steps if steps else 1  # boxes of one colour
+    colours = [COLOURS[k // each % len(COLOURS)] for k in range(len(boxes))]
     for (x1, y1, x2, y2), colour, visible in zip(corners, colours, seen, strict=True):
         if visible:  # black on either side of the line, so that it shows on its own colour too
             right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)
             pen.rectangle((x1, y1, right, bottom), outline="black", width=line + 2)
             inner = x1 + 1, y1 + 1, max(right - 1, x1 + 1), max(bottom - 1, y1 + 1)
             pen.rectangle(inner, outline=colour, width=line)
+    if steps:
+        places = (boxes[::each, :2] + boxes[::each, 2:]) / 2 * stretch[:2]
+        _join(pen, np.clip(places, 0, [width - 1, height - 1]), colours[::each], line)
     _tag(pen, font, size, line, list(zip(corners, colours, labels, seen, strict=True)))
     return _captioned(drawn, caption, font) if caption else drawn
 
@@ -114,6 +133,15 @@ def encode(picture: Image.Image) -> bytes:
     target = io.BytesIO()
     picture.save(target, "JPEG", quality=80, subsampling=0)  # halved colours would blur the thin coloured lines
     return target.getvalue()
+
+
+def _join(pen: ImageDraw.ImageDraw, places: np.ndarray, colours: Sequence[str], line: int) -> None:
+    """A line through places (T, 2) in pixels, black and white so that it shows on anything, and a dot on each."""
+    way = [(float(x), float(y)) for x, y in places]
+    pen.line(way, fill="black", width=line + 2)
+    pen.line(way, fill="white", width=line)
+    for (x, y), colour in zip(way, colours, strict=True):
+        pen.circle((x, y), 2 * line + 1, fill=colour, outline="black")
 
 
 def _tag(

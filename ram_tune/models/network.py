@@ -14,11 +14,13 @@ from ram_tune.models.backbone import Backbone, load_weights
 from ram_tune.models.query_decoder import QueryDecoder
 from ram_tune.models.recurrent import RMA
 from ram_tune.models.regions import anchored
+from ram_tune.models.reinforced import RARL
 from ram_tune.models.residual_attention import ResidualAttention
 from ram_tune.models.whole_image import Prediction, WholeImage
 
 HEADS: dict[str, type[nn.Module]] = {
     "rma": RMA,
+    "rarl": RARL,
     "anchors": RMA,
     "random": RMA,
     "proposals": RMA,
@@ -59,10 +61,10 @@ def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = Non
     backbone = _backbone(config, weights)
     model = config.model
     fixed = anchored(model.regions, config.loss.anchor_radius) if model.name == "anchors" else None
-    network = Network(backbone, HEADS[model.name](model, backbone.channels, labels), fixed)
+    network = Network(backbone, _head(config, backbone.channels, labels), fixed)
     if stage1:
         _take(network.backbone, stage1, "backbone.")
-        if isinstance(network.head, RMA):
+        if isinstance(network.head, (RMA, RARL)):
             _take(network.head.project, stage1, "head.fc6.")
     elif isinstance(network.head, WholeImage) and weights:
         _imagenet_fc(network.head, weights, model)
@@ -78,6 +80,13 @@ def _backbone(config: Config, weights: Mapping[str, Tensor] | None) -> Backbone:
     backbone = Backbone(config.model.backbone, weights)
     _check_sizes(config, backbone.stride)
     return backbone
+
+
+def _head(config: Config, channels: int, labels: int) -> nn.Module:
+    kind = HEADS[config.model.name]
+    if issubclass(kind, RARL):
+        return kind(config.model, channels, labels, config.data.image_size / config.data.crop_side)
+    return kind(config.model, channels, labels)
 
 
 def _imagenet_fc(head: WholeImage, weights: Mapping[str, Tensor], model: ModelConfig) -> None:

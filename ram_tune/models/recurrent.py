@@ -24,8 +24,8 @@ class Memory(nn.Module):
         self.squash = cell == "standard"
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, D), h (B, H), c (B, H) → next h, c."""
-        i, g, o, m = (self.of_x(x) + self.of_h(h)).float().chunk(4, dim=1)
+        """x (…, D), h (…, H), c (…, H) → next h, c; what is of size 1 is shared."""
+        i, g, o, m = (self.of_x(x) + self.of_h(h)).float().chunk(4, dim=-1)
         c = g.sigmoid() * c + i.sigmoid() * m.tanh()
         return o.sigmoid() * (c.tanh() if self.squash else c), c
 

@@ -3,7 +3,7 @@
 A region is M = [[sx, 0, tx], [0, sy, ty]] in coordinates where the crop's edges are −1 and 1: centre (tx, ty), half-size
 (sx, sy); negative sizes mirror. Everywhere it is kept as four numbers in the order sx, tx, sy, ty (METHOD 2, 3).
 
-Legend: B images, K regions, C H W feature map, P side of the sampled grid.
+Legend: B images, K regions (k of them at a time), C H W feature map, P side of the sampled grid.
 """
 
 from __future__ import annotations
@@ -25,12 +25,20 @@ def sample(f: Tensor, regions: Tensor, size: int) -> Tensor:
     Bilinear, zero outside the map; ±1 are the map's outer edges (`align_corners=False`), so the grid's points are the
     centres of P×P equal bins of the region.
     """
-    sx, tx, sy, ty = regions.unbind(1)
+    return sample_each(f, regions[:, None], size)[:, 0]
+
+
+def sample_each(f: Tensor, regions: Tensor, size: int) -> Tensor:
+    """The same for several regions of each image: f (B, C, H, W), regions (B, k, 4) → (B, k, C, P, P)."""
+    k = regions.shape[1]
+    sx, tx, sy, ty = regions.flatten(0, 1).unbind(1)
     zero = torch.zeros_like(sx)
     M = torch.stack([sx, zero, tx, zero, sy, ty], dim=1).view(-1, 2, 3)
     with torch.autocast(f.device.type, enabled=False):  # under it the grid would be in bfloat16: a tenth of a cell off
-        grid = F.affine_grid(M, [len(f), f.shape[1], size, size], align_corners=False)
-        return F.grid_sample(f, grid.to(f.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        grid = F.affine_grid(M, [len(M), f.shape[1], size, size], align_corners=False)
+        grid = grid.view(len(f), k * size, size, 2).to(f.dtype)  # one above the other: the map is not copied k times
+        found = F.grid_sample(f, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return found.unflatten(2, (k, size)).transpose(1, 2)
 
 
 def anchors(regions: int, radius: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Stage 1, and the baseline without regions: conv5_3 → 7×7 max-pool → fc6 → fc7 → label scores (METHOD 4).
 
-Legend: B images, L labels, C H W feature map, P side of the pooled grid, D projection.
+Legend: B images, K regions, L labels, C H W feature map, P side of the pooled grid, D projection, T steps.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from torch.nn import functional as F
 from ram_tune.config import Model
 
 
+class Policy(NamedTuple):
+    """What a model that draws where to look (`reinforced.py`) says of it: places l_1 … l_T."""
+
+    log_probability: Tensor  # (B, T) of each place given those before it; 0 where nothing was drawn
+    entropy: Tensor  # (B, T) nats, of what it was drawn from; 0 likewise
+    baseline: Tensor  # (B, T) b_t, the reward that was expected
+
+
 class Prediction(NamedTuple):
     """What any model says of a batch. K is 0 for a model without regions."""
 
@@ -21,6 +29,7 @@ class Prediction(NamedTuple):
     region_scores: Tensor | None = None  # (B, K, L)
     regions: Tensor | None = None  # (B, K, 4) sx, tx, sy, ty
     features: Tensor | None = None  # (B, K, Z) z_k; (B, 1, D) fc7 for the whole image
+    policy: Policy | None = None
 
 
 def xavier(layer: nn.Linear, blocks: int = 1) -> nn.Linear:

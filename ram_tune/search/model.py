@@ -172,8 +172,7 @@ def card(folder: Path, name: str) -> str:
     if summary is None:
         raise BadInput(folder, found="an unfinished run", expected="a finished one", remedy="Wait for its end.")
     data, model, backbone, images = config.data, config.model, config.model.backbone, summary["images"]
-    without = model.name in ("whole_image", "csra", "query_decoder")
-    regions = "" if without else f", {model.regions} regions"
+    regions = f", {model.region_count} regions" if model.region_count else ""
     regions += f" (edges: {model.edges})" if model.edges else ""
     weights = f"backbone {backbone.name} from {Path(backbone.weights).name}"
     weights += f", then {config.stage1.epochs} epochs of stage 1" if config.stage1_config() else ""

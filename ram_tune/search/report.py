@@ -32,7 +32,8 @@ outside: share of regions that have no part of the crop; A keeps them there
 redundancy: IoU of two regions of an image; 1 where they collapse onto one another"""
 ATTENTION_CAPTION = """\
 own − another's: per image, with its 95 % interval ({over}); above 0 regions follow what is in the image
-anchors, centre, random: boxes of the same sizes, put there"""
+anchors, centre, random: boxes of the same sizes, put there
+centres on objects: of an image's region centres those that lie in the box of an object; own − another's as before"""
 
 
 def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table:
@@ -131,6 +132,7 @@ def attention_table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Tab
     """
     table = Table(title="Objects whose centre lies in a region, in percent", caption_justify="left")
     columns = "own regions", "another image's", "own − another's", "attends", "anchors", "centre", "random"
+    columns += "centres on objects", "own − another's"
     for column in ("arm", *columns):
         table.add_column(column, justify="left" if column == "arm" else "right")
     most = 0
@@ -144,18 +146,23 @@ def attention_table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Tab
             control: f"{100 * mean(one[f'test/coverage{control}'] for one in found):.1f}"
             for control in ("", "_shuffled", "_anchors", "_centre", "_random")
         }
-        margin, attends = _margin(found), sum(one["test/attends"] > 0 for one in found)
+        margin, attends = _margin(found, "coverage"), sum(one["test/attends"] > 0 for one in found)
         own, others, *places = share.values()
-        table.add_row(Text(name), own, others, margin, f"{attends} of {len(found)}", *places)
+        kept = [
+            one for one in found if "test/centres_on_objects_own_minus_shuffled" in one
+        ]  # records of before have none
+        on_objects = f"{100 * mean(one['test/centres_on_objects'] for one in kept):.1f}" if kept else "–"
+        centres = on_objects, _margin(kept, "centres_on_objects") if kept else "–"
+        table.add_row(Text(name), own, others, margin, f"{attends} of {len(found)}", *places, *centres)
     table.caption = ATTENTION_CAPTION.format(
         over="over images" if most == 1 else "over images; of several seeds, over these"
     )
     return table if table.row_count else None
 
 
-def _margin(found: Sequence[Mapping[str, float]]) -> str:
-    """Own − another image's coverage: mean and interval, of one seed over images, of several over seeds."""
-    name = "test/coverage_own_minus_shuffled"
+def _margin(found: Sequence[Mapping[str, float]], share: str) -> str:
+    """Own − another image's `share`: mean and interval, of one seed over images, of several over seeds."""
+    name = f"test/{share}_own_minus_shuffled"
     if len(found) > 1:
         return _interval([100 * one[name] for one in found])
     low, middle, high = (100 * found[0][f"{name}{end}"] for end in ("_low", "", "_high"))

@@ -232,7 +232,8 @@ def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
     if found.regions is None:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
-    statistics, images = region_statistics(found.regions, points), run.annotations(role)
+    pulled = points if run.config.model.name == "rma" else None
+    statistics, images = region_statistics(found.regions, pulled), run.annotations(role)
     if run.config.model.edges:
         given = run.whole(role).boxes
         assert given is not None
@@ -267,8 +268,8 @@ def drawn(run: Run) -> list[Image.Image]:
     with run.autocast():
         prediction = run.network(batch.inputs, run.given(batch))
     regions, scores = prediction.regions.float().cpu().numpy(), prediction.region_scores.float().cpu().numpy()
-    data = run.config.data
+    data, steps = run.config.data, getattr(run.network.head, "steps", 0)
     return [
-        picture(images, index, regions[i], scores[i], crop, data.image_size, data.max_image_pixels)
+        picture(images, index, regions[i], scores[i], crop, data.image_size, data.max_image_pixels, steps)
         for i, index in enumerate(chosen.tolist())
     ]

@@ -25,6 +25,7 @@ from ram_tune.errors import BadInput
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.network import Network, build, check
 from ram_tune.models.regions import of_crops
+from ram_tune.models.reinforced import RARL
 from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.losses import Criterion
@@ -222,7 +223,7 @@ def prepare(
             "stage 1",
             found=stage1,
             expected=f"none: model.name={config.model.name} with stage1.epochs={config.stage1.epochs} starts from no stage 1",
-            remedy="Leave it out, or set model.name=rma and stage1.epochs.",
+            remedy="Leave it out, or set stage1.epochs and a model.name with a stage 1, such as rma.",
         )
     start = None
     if first is not None and last is None:
@@ -273,8 +274,10 @@ def _assemble(
 ) -> Run:
     torch.manual_seed(config.training.seed)
     network = build(config, len(dataset.categories), start).to(device)
-    found = config.model.name == "rma"  # where regions are given there is nothing to pull
-    criterion = Criterion(config.loss, config.model.regions if found else 0).to(device)
+    pulled = (
+        config.model.regions if config.model.name == "rma" else 0
+    )  # where regions are given there is nothing to pull
+    criterion = Criterion(config.loss, pulled, isinstance(network.head, RARL)).to(device)
     fingerprint, optimizer = identity(config, dataset), _adam(config, network)
     return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
 

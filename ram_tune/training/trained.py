@@ -41,6 +41,7 @@ class Found:
     probabilities: np.ndarray | None  # (L,) float64; None where no calibration was found
     region: np.ndarray | None  # (L,) int64: which region scored the label highest, from 0; None without regions
     boxes: np.ndarray  # (K, 4) float64: x1, y1, x2, y2 in pixels; beyond the image where the region reaches beyond it
+    steps: int = 0  # T where the boxes lie round so many places, one after another (RARL)
 
     @property
     def likely(self) -> np.ndarray:
@@ -166,6 +167,7 @@ class Trained:
                 None if likely is None else likely[i],
                 None if region is None else region[i],
                 boxes[i],
+                getattr(self.network.head, "steps", 0),
             )
             for i, each in enumerate(images)
         ]

@@ -282,3 +282,60 @@ def test_a_region_is_outside_where_it_has_no_part_of_the_crop():
     ]  # the first and third touch an edge
     found = region_statistics(np.array([inside, outside], np.float64), np.zeros((3, 2)))
     assert found["outside_share"] == 0.5
+
+
+# --- centres on objects
+
+
+def test_centres_on_objects_by_hand():
+    # Two images of 200×100 pixels, the crop is 20 to 180 by 10 to 90, its centre (100, 50). The second was mirrored.
+    centres = [[(0.0, 0.0), (0.5, 0.5), (-0.95, 0.0)], [(0.5, 0.0), (-0.5, 0.0), (3.0, 0.0)]]
+    regions = np.array([[(0.1, x, 0.1, y) for x, y in image] for image in centres])
+    rows = [
+        ((90, 40, 110, 60), 0, 0, False),  # holds the first image's first centre, (100, 50)
+        ((95, 45, 105, 55), 0, 1, False),  # so does this: it counts once
+        (
+            (0, 30, 25, 60),
+            0,
+            0,
+            True,
+        ),  # difficult and centred beyond the crop, but an object: holds the third, (24, 50)
+        ((50, 40, 70, 60), 1, 0, False),  # the second's first centre, mirrored (60, 50)
+    ]
+    case = regions, Boxes.of(rows), np.full((2, 2), (200, 100)), np.array([[10, 10, 80, 0], [10, 10, 80, 1]])
+    found = measured(case)
+    assert found["centres_on_objects"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    # The second's places hit nothing of the first's; the first's (0, 0), (0.5, 0.5), (−0.95, 0) nothing of the second's.
+    assert found["centres_on_objects_shuffled"] == 0
+    assert found["centres_on_objects_own_minus_shuffled"] == pytest.approx(0.5)
+
+
+def test_centres_on_each_images_object_are_on_objects_more_than_anothers():
+    found = measured(on_each_object(noise=0.02))
+    own, other = found["centres_on_objects"], found["centres_on_objects_shuffled"]
+    low, high = (found[f"centres_on_objects_own_minus_shuffled_{end}"] for end in ("low", "high"))
+    assert own > 0.9 > 0.1 > other
+    assert 0 < low < own - other < high
+
+
+@quick
+@given(st.integers(0, 2**32 - 1))
+def test_centres_that_do_not_look_at_the_image_are_as_anothers(seed):
+    regions, *rest = scattered(seed, n=30, m=90)
+    found = measured((np.tile(regions[:1], (len(regions), 1, 1)), *rest))
+    margin = [found[f"centres_on_objects_own_minus_shuffled{end}"] for end in ("", "_low", "_high")]
+    assert margin == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+def test_several_regions_round_one_place_count_as_that_place():
+    regions, *rest = scattered(3, n=30, m=90, K=4)
+    sizes = np.array([0.2, 1, 3])
+    around = regions[:, :, None] * np.stack([sizes, [1] * 3, sizes, [1] * 3], axis=-1)
+    one, several = measured((regions, *rest)), measured((around.reshape(30, 12, 4), *rest), np.zeros((11, 2)))
+    for name in ("", "_shuffled", "_own_minus_shuffled"):
+        assert several[f"centres_on_objects{name}"] == pytest.approx(one[f"centres_on_objects{name}"])
+
+
+def test_regions_that_nothing_pulls_have_no_distance_to_anchors():
+    found = region_statistics(scattered(0)[0], None)
+    assert "anchor_distance" not in found and "redundancy" in found

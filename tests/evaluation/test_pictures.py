@@ -179,3 +179,40 @@ def test_images_with_several_labels_are_picked_first_and_always_the_same():
     assert chosen.tolist() == pick(images).tolist() != pick(images, seed=1).tolist()
     assert set(range(10, 60)) < set(pick(images, 55).tolist())  # then the others
     assert pick(images, 200).tolist() == list(range(100))
+
+
+# --- places joined
+
+
+def test_regions_round_one_place_share_a_colour_and_the_places_are_joined():
+    # Two regions round (128, 256), two round (384, 256).
+    boxes = np.array([[x - d, 256 - d, x + d, 256 + d] for x in (128, 384) for d in (40, 80)])
+    pixels = np.asarray(draw(grey(512, 512), boxes, [""] * 4, steps=2))
+    for x, colour in ((128, FIRST), (384, SECOND)):
+        for d in (40, 80):
+            assert tuple(pixels[256 - d + 1, x]) == tuple(pixels[256 + d - 2, x]) == colour
+        assert tuple(pixels[256, x]) == colour  # the place itself
+    assert tuple(pixels[256, 256]) == (255, 255, 255)  # the way from one to the other
+    assert (0, 0, 0) in {tuple(pixel) for pixel in pixels[250:263, 256].tolist()}
+    plain = np.asarray(draw(grey(512, 512), boxes, [""] * 4))
+    assert tuple(plain[256, 256]) == GREY
+
+
+def test_one_place_is_a_dot_and_one_beyond_the_image_is_marked_at_its_edge():
+    pixels = np.asarray(draw(grey(512, 512), np.array([[246, 246, 266, 266]]), [""], steps=1))
+    assert tuple(pixels[256, 256]) == FIRST and tuple(pixels[256, 300]) == GREY
+    beyond = np.array([[-40.0, 246, -20, 266], [600, 246, 620, 266]])
+    pixels = np.asarray(draw(grey(512, 512), beyond, ["", ""], steps=2))
+    assert tuple(pixels[256, 1]) == FIRST and tuple(pixels[256, 510]) == SECOND
+
+
+def test_of_each_place_only_the_highest_score_is_named(tmp_path, monkeypatch):
+    from ram_tune.evaluation import pictures as module
+
+    grey(64, 64).save(tmp_path / "0.png")
+    said = []
+    monkeypatch.setattr(module, "draw", lambda image, boxes, labels, *rest, **more: said.append(labels))
+    regions, scores = np.tile([0.2, 0.0, 0.2, 0.0], (4, 1)), np.array([[1, 2], [0, 3], [9, 0], [5, 6]])
+    crop = np.array([0, 0, 64, 0])
+    picture(annotated(tmp_path, [[1, 0]]), 0, regions, scores, crop, 64, 10**6, 2)
+    assert said == [["", "2 label1 3.00", "3 label0 9.00", ""]]

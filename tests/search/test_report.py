@@ -215,12 +215,15 @@ def looked(own: float, shuffled: float, low: float, high: float) -> Outcome:
     margin = {"": own - shuffled, "_low": low, "_high": high}
     metrics = {f"test/coverage{name}": value for name, value in found.items()}
     metrics |= {f"test/coverage_own_minus_shuffled{name}": value for name, value in margin.items()}
+    metrics |= {f"test/centres_on_objects_own_minus_shuffled{name}": value / 2 for name, value in margin.items()}
+    metrics["test/centres_on_objects"] = own / 2
     return Outcome({**metrics, "test/attends": float(low > 0)})
 
 
 def test_attention_of_one_seed_has_the_interval_over_its_images():
     table = attention_table(plan(), {"none0": looked(0.65, 0.6, 0.015, 0.085), "A0": outcome(0.6), "s0": outcome(0.5)})
-    assert rows(table) == [["none", "65.0", "60.0", "+5.0 [+1.5, +8.5]", "1 of 1", "50.0", "25.0", "12.5"]]
+    own = "32.5", "+2.5 [+0.8, +4.2]"
+    assert rows(table) == [["none", "65.0", "60.0", "+5.0 [+1.5, +8.5]", "1 of 1", "50.0", "25.0", "12.5", *own]]
     assert "95 % interval (over images)" in words(table)
 
 
@@ -229,8 +232,15 @@ def test_attention_of_several_seeds_has_the_interval_over_them():
     seeds = {"A0": looked(0.62, 0.6, -0.01, 0.05), "A1": looked(0.64, 0.6, 0.01, 0.07)}
     table = attention_table(plan(2), {**seeds, "none0": looked(0.1, 0.2, -0.2, 0.0)})
     assert rows(table)[1][1:5] == ["63.0", "60.0", "3.0 ± 12.7", "1 of 2"]
+    assert rows(table)[1][-2:] == ["31.5", "1.5 ± 6.4"]
     assert rows(table)[0][3:5] == ["-10.0 [-20.0, +0.0]", "0 of 1"]
     assert "of several seeds, over these" in words(table)
+
+
+def test_attention_recorded_before_centres_were_has_none():
+    metrics = {name: value for name, value in looked(0.65, 0.6, 0.01, 0.09).metrics.items() if "centres" not in name}
+    table = attention_table(plan(), {"none0": Outcome(metrics)})
+    assert rows(table)[0][-3:] == ["12.5", "–", "–"]
 
 
 def test_without_boxes_there_is_no_table_of_attention():

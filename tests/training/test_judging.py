@@ -205,3 +205,65 @@ def test_bad_input(trained, tmp_path, monkeypatch, arguments, words):
     arguments = [text.replace("{64}", str(trained[64])) for text in arguments]
     with pytest.raises(BadInput, match=words):
         main([*arguments, "--cache-dir", "cache"])
+
+
+# --- RARL
+
+
+RARL = "model.name=rarl", "model.reinforced.steps=2", "model.reinforced.aspect_ratios=[1]"
+
+
+@pytest.fixture(scope="module")
+def reinforced(pictures, tmp_path_factory) -> dict[int, Path]:
+    """Folders of RARL's runs at two image sizes: 2 places, 3 regions round each."""
+    place = tmp_path_factory.mktemp("reinforced")
+    for size in (64, 96):
+        train_in_folder(at(pictures, size, *RARL), place / str(size), place / "cache")
+    return {size: place / str(size) for size in (64, 96)}
+
+
+def test_rarl_records_what_its_policy_learns_and_leaves_what_rma_leaves(reinforced):
+    folder = reinforced[64]
+    summary = json.loads((folder / "metrics.json").read_text())
+    for epoch in summary["history"]:
+        for part in ("loss", "classification", "policy", "baseline", "reward", "log_probability", "entropy"):
+            assert np.isfinite(epoch[f"train/{part}"]) and np.isfinite(epoch[f"selection/{part}"])
+        assert 0 <= epoch["train/reward"] <= 1
+        assert epoch["train/entropy"] == pytest.approx(1 + np.log(2 * np.pi * 0.11**2), abs=1e-4)
+        assert epoch["selection/policy"] == epoch["selection/entropy"] == 0  # nothing is drawn
+    assert {"region_area", "redundancy", "region_spread"} <= summary["test"].keys()
+    assert "anchor_distance" not in summary["test"]
+    assert np.load(folder / "scores.npz")["test_regions"].shape == (8, 6, 4)
+    assert list((folder / "pictures").glob("*.jpg"))
+
+
+def test_rarl_ends_alike_twice(reinforced, pictures, tmp_path):
+    again = train_in_folder(at(pictures, 64, *RARL), tmp_path / "again", tmp_path / "cache")
+    first = json.loads((reinforced[64] / "metrics.json").read_text())
+    timed = "train/images_per_second"
+    assert [e | {timed: 0} for e in first["history"]] == [e | {timed: 0} for e in again["history"]]
+
+
+@pytest.mark.parametrize("classifier", ["network", "svm"])
+def test_rarl_has_ten_views_and_two_scales(reinforced, pictures, tmp_path, classifier):
+    rule = *RARL, "evaluation.views=ten", f"evaluation.classifier={classifier}", "evaluation.svm_c=[1]"
+    both = finish(runs(reinforced, pictures, tmp_path, *rule, sizes=(64, 96)))
+    each = [finish(runs(reinforced, pictures, tmp_path, *rule, sizes=(size,))) for size in (64, 96)]
+    wanted = np.mean([one.scores["test"].scores for one in each], axis=0)
+    np.testing.assert_allclose(both.scores["test"].scores, wanted, atol=1e-5)
+    assert both.scores["test"].regions.shape == (8, 6, 4)
+
+
+def test_rarl_starts_from_stage_1_and_says_where_its_labels_come_from(pictures, tmp_path):
+    from PIL import Image
+
+    from ram_tune.training.trained import Trained
+
+    more = *RARL, "stage1.epochs=1", "model.reinforced.rollouts=2"
+    train_in_folder(at(pictures, 64, *more), tmp_path / "run", tmp_path / "cache")
+    trained = Trained.load(tmp_path / "run")
+    (found,) = trained.predict([Image.open(pictures.parent / "30.png")])
+    assert found.steps == 2 and found.boxes.shape == (6, 4)
+    centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    np.testing.assert_allclose(centres[:3], centres[:1].repeat(3, axis=0), atol=1e-6)
+    assert set(trained.labels(found)[0]) == {"label", "probability", "score", "region", "box"}
