@@ -108,7 +108,8 @@ def test_what_does_not_fit_into_memory_is_tried_once(ray_cluster, pictures, tiny
     from ray.util.state import list_actors
 
     def workers() -> int:
-        return len(list_actors(filters=[("class_name", "=", "RayTrainWorker")], limit=1000))
+        here = ray.get_runtime_context().gcs_address  # there may be other clusters on this machine
+        return len(list_actors(here, filters=[("class_name", "=", "RayTrainWorker")], limit=1000))
 
     huge = parse_set([*tiny, "stage1.epochs=0", "model.hidden_size=400000000"])
     config = configure(str(pictures), overrides=huge)

@@ -73,7 +73,7 @@ def test_a_value_is_taken_as_its_domain_has_it(domain, value, found):
         ("data.image_size", {"choice": [512, 8]}, ["found 8", "equal to 32"]),
         ("model.cell", {"choice": ["paper", "plain"]}, ["found 'plain'", "'paper', 'standard' or 'none'"]),
         ("model.cell", {"int": [1, 2]}, ["found 1", "'paper', 'standard' or 'none'"]),
-        ("model.regions", {"int": [0, 9]}, ["found 0", "equal to 1", "Attended regions"]),
+        ("model.regions", {"int": [0, 9]}, ["found 0", "equal to 1", "regions per image"]),
         ("model.regions", {"int": [1, 65]}, ["found 65", "equal to 64"]),
         ("model.regions", {"float": [1, 9]}, ["float", "int"]),
         ("training.lr_steps", {"int": [1, 9]}, ["found 1", "tuple"]),

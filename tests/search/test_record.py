@@ -55,7 +55,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240  # on a machine with other work
         while time.monotonic() < until:
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=1)
