@@ -62,6 +62,7 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.1)
+        self.kill()
         raise TimeoutError("mlflow server does not start")
 
     def kill(self) -> None:
