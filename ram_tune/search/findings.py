@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ram_tune.search.statistics import half_width
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -206,13 +208,6 @@ def importance_table(
         ]
     table.caption = escape("\n".join(notes))
     return table
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % Student interval of the mean of `values`, of which there are two or more."""
-    from scipy.stats import t  # takes a second to load
-
-    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def measured(one: Tried) -> bool:

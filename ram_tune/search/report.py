@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +13,7 @@ from ram_tune.config import Config
 from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.space import Protocol, Published, Space
+from ram_tune.search.statistics import half_width
 
 FAULTS = {
     "mirrored_share": "mirrored",
@@ -213,10 +214,7 @@ def _interval(values: Sequence[float]) -> str:
     """Mean, and the half-width of its 95 % Student interval where there are two values or more."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
-    from scipy.stats import t  # takes a second to load
-
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):.1f} ± {half:.1f}"
+    return f"{mean(values):.1f} ± {half_width(values):.1f}"
 
 
 def _epoch(metrics: Mapping[str, float]) -> float:
