@@ -137,7 +137,6 @@ def _search(
         chosen_jobs,
         drop_all_weights,
         drop_weights,
-        failed_runs,
         histories,
         known_outcomes,
         register_best,
@@ -147,7 +146,7 @@ def _search(
     )
     from ram_tune.search.lease import this_process
     from ram_tune.search.record import About
-    from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
+    from ram_tune.search.report import attention_table, failed_runs, failures, mechanism_table, results_table
     from ram_tune.search.settings import count_tried
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:

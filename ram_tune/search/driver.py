@@ -15,7 +15,7 @@ from rich.console import Console
 from ram_tune.errors import BadInput, error_line
 from ram_tune.search.display import Display
 from ram_tune.search.findings import best
-from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
+from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, located, missing
 from ram_tune.search.lease import Held
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.plan import Maker
@@ -57,15 +57,11 @@ class Manner:
 def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
     """Fingerprint → how that run of the plan ended in an earlier search, whose `folder` may have been moved since."""
     known = study.outcomes() if study else {}
-    return {job.fingerprint: _located(known[job.fingerprint], job, folder) for job in jobs if job.fingerprint in known}
-
-
-def _located(outcome: Outcome, job: Job, folder: Path) -> Outcome:
-    noted, here = Path(outcome.checkpoint), folder / RUNS / job.fingerprint
-    if not outcome.checkpoint or noted.exists():
-        return outcome
-    found = here if noted.name == job.fingerprint else here / noted.name
-    return replace(outcome, checkpoint=str(found)) if found.exists() else outcome
+    return {
+        job.fingerprint: located(known[job.fingerprint], job.fingerprint, folder)
+        for job in jobs
+        if job.fingerprint in known
+    }
 
 
 def to_do(jobs: Sequence[Job], known: Mapping[str, Outcome]) -> list[Job]:
@@ -228,12 +224,6 @@ def settings_failed(study: Study) -> bool:
     states = [one.state for one in tried(study)]
     others = [run for run in study.runs().values() if run["kind"] == "stage1" or "confirmed" in run["setting"]]
     return any(run["state"] == "failed" for run in others) or (bool(states) and set(states) <= {"failed"})
-
-
-def failed_runs(study: Study) -> list[str]:
-    """A line for every run of a sampled search that failed."""
-    runs = [run for run in study.runs().values() if run["state"] == "failed"]
-    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
 
 
 def drop_all_weights(study: Study) -> None:

@@ -14,6 +14,7 @@ from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.space import Protocol, Published, Space
 from ram_tune.search.statistics import half_width
+from ram_tune.search.study import Study
 
 FAULTS = {
     "mirrored_share": "mirrored",
@@ -46,7 +47,7 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
     for column in ("arm", "seeds", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     needed = {need for job in jobs for need in job.needs}
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         if group[0].kind == "train" and group[0].setting not in space.arms and group[0].fingerprint in needed:
             continue  # no arm: a model that several arms evaluate, each in its way
         runs = list({job.seed: job for job in group}.values())  # an evaluation comes after its training, and counts
@@ -109,7 +110,7 @@ def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mappin
     table.add_column("arm")
     for column in FAULTS.values():
         table.add_column(column, justify="right")
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         epochs = [sorted(histories[job.fingerprint], key=_epoch) for job in group if histories.get(job.fingerprint)]
         epochs = [epoch for epoch in epochs if "selection/mirrored_share" in epoch[-1]]
         if epochs:
@@ -126,7 +127,7 @@ def attention_table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Tab
     for column in ("arm", *columns):
         table.add_column(column, justify="left" if column == "arm" else "right")
     most = 0
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         ended = [outcomes[job.fingerprint].metrics for job in group if job.fingerprint in outcomes]
         found = [one for one in ended if "test/coverage_own_minus_shuffled" in one]
         if not found:
@@ -179,13 +180,19 @@ def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     return [f"FAILED {name}: {error_line(error)}" for name, error in ended if error]
 
 
-def published(space: Space, arm: str, protocol: Protocol) -> Published | None:
-    """The published mAP of an arm: measured as ours, else on this dataset, else the first that there is."""
-    known = [entry for entry in space.published if entry.arm == arm and entry.mAP is not None]
+def failed_runs(study: Study) -> list[str]:
+    """The same of every run that a study knows."""
+    runs = [run for run in study.runs().values() if run["state"] == "failed"]
+    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
+
+
+def published(space: Space, arm: str, protocol: Protocol, metric: str = "mAP") -> Published | None:
+    """The published number of an arm: measured as ours, else on this dataset, else the first that there is."""
+    known = [entry for entry in space.published if entry.arm == arm and getattr(entry, metric, None) is not None]
     return max(known, key=lambda entry: (entry.protocol() == protocol, entry.dataset == protocol.dataset), default=None)
 
 
-def _arms(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+def arms_of(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     """Rows → the jobs of each, which differ in their seed: stage 1 first, then the arms, in the plan's order."""
     groups: dict[object, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.kind != "stage1"):

@@ -138,6 +138,7 @@ class Study:
             "kind": job.kind,
             "setting": job.setting,
             "seed": job.seed,
+            "needs": list(job.needs),
             "state": state,
             "attempts": attempts,
             "metrics": dict(outcome.metrics),

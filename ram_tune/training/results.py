@@ -14,7 +14,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -23,8 +23,10 @@ from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluation.metrics import average_precision, average_precision_11
 from ram_tune.presets import from_json
-from ram_tune.training.judging import Judged, Scores
-from ram_tune.training.run import Run
+
+if TYPE_CHECKING:  # who only reads results need not import torch
+    from ram_tune.training.judging import Judged, Scores
+    from ram_tune.training.run import Run
 
 CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
 CALIBRATION = "calibration.json"
