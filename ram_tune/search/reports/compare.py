@@ -161,7 +161,9 @@ def _over_images(mean: Interval | None, mine: Mapping[int, np.ndarray], theirs: 
 def _compared(row: Row, base: Row, mine: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> Row:
     assert row.mean and base.mean
     both = [seed for seed in row.values if seed in base.values]
-    if not both:  # such as a stage 1 that all seeds share: no pairs of seeds, and yet the same images
+    if "stage1" in (row.kind, base.kind) and (len(row.values) == 1 or len(base.values) == 1):
+        both = []  # all seeds start from it: none is its pair
+    if not both:  # and yet the same images
         apart = Interval(row.mean.mean - base.mean.mean)
         return replace(row, difference=_over_images(apart, mine, theirs))
     seeds = paired([row.values[seed] for seed in both], [base.values[seed] for seed in both])
