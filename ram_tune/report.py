@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.compare and not options.name:
         raise BadInput("NAME", found="nothing", expected="the search that others are compared with")
 
-    from ram_tune.search.reports.kept import find, listed, open_storage, read
+    from ram_tune.search.reports.kept import find, listed, open_storage, opened, read
 
     storage = open_storage(study_storage(options.study_storage, results))
     if not options.name:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     others = [find(storage, other, "--compare") for other in options.compare]
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
-    kept, *beside = (read(storage, one, results) for one in (name, *others))
+    kept, *beside = (read(opened(storage, one), results / one) for one in (name, *others))
 
     from ram_tune.search.reports.document import document
     from ram_tune.training.results import write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from ram_tune.search.lease import Held
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
+from ram_tune.search.reports.page import leave as leave_report
 from ram_tune.search.settings import Need, tried
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
@@ -150,6 +151,7 @@ def carry_out(
         status = "KILLED" if not complete else "FAILED" if failed else "FINISHED"
         reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
         why = "" if complete else str(reason or "it was interrupted")
+        _say(console, filter(None, [leave_report(study, places.folder)]))
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)
     return outcomes, why
@@ -246,7 +248,7 @@ def any_failed(outcomes: Mapping[str, Outcome]) -> bool:
     return any(outcome.state == "failed" for outcome in outcomes.values())
 
 
-def _say(console: Console, sentences: Sequence[str]) -> None:
+def _say(console: Console, sentences: Iterable[str]) -> None:
     for sentence in sentences:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 

@@ -79,8 +79,8 @@ def curves(found: Sequence[Curve], label: str, height: int = 420) -> str:
         end = x(one.epochs[-1]), y(one.middle[-1])
         parts.append(
             f'<path d="M{end[0] + 3:.1f} {end[1]:.1f} L{WIDTH - right + 14} {at:.1f}" stroke="{colour}" stroke-opacity="0.5" '
-            f'fill="none"/><text x="{WIDTH - right + 18}" y="{at + 4:.1f}" fill="{colour}" font-weight="600">'
-            f"{escape(_short(one.name))} <tspan font-weight='400'>{one.middle[-1]:.1f}</tspan></text>"
+            f'fill="none"/><text x="{WIDTH - right + 18}" y="{at + 4:.1f}" style="fill:{colour};font-weight:600">'
+            f"{escape(_short(one.name))} <tspan style='font-weight:400'>{one.middle[-1]:.1f}</tspan></text>"
         )
     parts.append(
         f'<text x="{(left + WIDTH - right) / 2}" y="{height - 6}" text-anchor="middle" class="axis">epoch</text>'

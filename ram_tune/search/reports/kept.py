@@ -35,6 +35,7 @@ CONFIRMED = ", confirmed"
 def note(study: Study, search: str, dataset: str, space: Space, command: str, epochs: int) -> None:
     """Note what the study is of: the search's name, its space as it is run, `epochs` of one run."""
     shape = space.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    shape["pruner"] = space.pruner.model_dump(mode="json")  # else a space takes its silence for the usual one
     about = {"search": search, "dataset": dataset, "space": shape, "command": command, "epochs": epochs}
     study.set_note(ABOUT, about)
 
@@ -144,19 +145,21 @@ def find(storage: BaseStorage, name: str, option: str = "NAME") -> str:
     return meant[-1]
 
 
-def read(storage: BaseStorage, name: str, results: Path) -> Kept:
-    """The search of that study, whose runs lie in `results`. Raises BadInput for files that are damaged."""
+def opened(storage: BaseStorage, name: str) -> Study:
+    """The study that is called just so."""
     import optuna
 
-    study = Study(optuna.load_study(study_name=name, storage=storage))
+    return Study(optuna.load_study(study_name=name, storage=storage))
+
+
+def read(study: Study, folder: Path) -> Kept:
+    """The search of that study, whose runs lie in `folder`. Raises BadInput for files that are damaged."""
     attrs = study.study.user_attrs  # once: every look at it reads all of it
     about = attrs.get(f"note:{ABOUT}") or {}
-    dataset, space = about.get("dataset", ""), _space(about, name)
+    dataset, space = about.get("dataset", ""), _space(about, study.name)
     runs = {key.removeprefix("run:"): run for key, run in attrs.items() if key.startswith("run:")}
     outcomes = {
-        run: located(
-            Outcome(one["metrics"], one["checkpoint"], one["error"], one.get("pruned", "")), run, results / name
-        )
+        run: located(Outcome(one["metrics"], one["checkpoint"], one["error"], one.get("pruned", "")), run, folder)
         for run, one in runs.items()
         if one["state"] != "running"
     }

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from rich.table import Table
 
 import ram_tune
+from ram_tune.errors import error_line
+from ram_tune.search.record import REPORT
 from ram_tune.search.reports import drawings, formats
 from ram_tune.search.reports.compare import rows_of
-from ram_tune.search.reports.document import Document
-from ram_tune.search.reports.kept import Kept
+from ram_tune.search.reports.document import Document, document
+from ram_tune.search.reports.kept import Kept, read
 from ram_tune.search.reports.pictures import Strip, strips
+from ram_tune.search.study import Study
+from ram_tune.training.results import write
 
 STYLE = """
-:root { --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3; --tint: #f3f6f9; --accent: #12395b; }
+:root { --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 "Source Serif 4", Charter, Georgia, "DejaVu Serif",
   serif; }
@@ -28,20 +34,21 @@ h2 { font-size: 21px; margin: 52px 0 14px; padding-top: 14px; border-top: 2px so
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; font-size: 13.5px; margin: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
 .block { margin: 26px 0 34px; overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; min-width: 55%; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
+table.close td { padding-top: 3px; padding-bottom: 3px; }
 caption { text-align: left; font-weight: 600; padding-bottom: 8px; }
 th, td { padding: 6px 14px 6px 0; text-align: left; vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: 4px; }
 th { font-weight: 600; font-size: 12.5px; color: var(--soft); border-bottom: 1px solid var(--ink); }
 thead tr { border-top: 2px solid var(--ink); }
 tbody tr { border-bottom: 1px solid var(--line); } tbody tr:last-child { border-bottom: 2px solid var(--ink); }
-.right { text-align: right; white-space: nowrap; } tr.reference { background: var(--tint); }
+.right { text-align: right; white-space: nowrap; }
 td:first-child { font-weight: 600; }
 .note { font-size: 12.5px; line-height: 1.5; color: var(--soft); margin: 8px 0 0; max-width: 78ch; }
 ul.said { padding-left: 20px; } ul.said li { margin: 5px 0; }
 figure { margin: 22px 0 34px; } figcaption { font-size: 13px; color: var(--soft); margin-top: 6px; max-width: 78ch; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: #3d4650; }
-svg text[fill] { fill: attr(fill); } svg .axis { fill: var(--soft); } svg .name { font-weight: 600; font-size: 13.5px; }
+svg .axis { fill: var(--soft); } svg .name { font-weight: 600; font-size: 13.5px; }
 figure img { width: 100%; height: auto; display: block; }
 .pictures { display: grid; gap: 8px; align-items: start; font: 600 13px/1.3 "Inter", "Helvetica Neue", Arial, sans-serif; }
 .pictures span { font-weight: 400; color: var(--soft); display: block; font-size: 12px; }
@@ -49,6 +56,24 @@ figure img { width: 100%; height: auto; display: block; }
 footer { margin-top: 60px; border-top: 1px solid var(--line); padding-top: 12px; font-size: 12.5px; color: var(--soft); }
 @media print { main { max-width: none; padding: 0; } h2, .block, figure { break-inside: avoid; } }
 """
+
+MANY = 12
+"""Rows over which a table is set closer."""
+
+DEEPEST = 10.0
+"""Points of AP at which a tint is as deep as it gets."""
+
+
+def leave(study: Study, folder: Path) -> str:
+    """Write the report of a search that ends into its folder → why it could not be made; empty where it was.
+
+    Whatever stands in the way, the search is over and well.
+    """
+    try:
+        write(folder / REPORT, page(document(read(study, folder))))
+    except Exception as error:
+        return f"The report was not made: {error_line(f'{type(error).__name__}: {error}')}"
+    return ""
 
 
 def page(found: Document) -> str:
@@ -59,7 +84,7 @@ def page(found: Document) -> str:
         _section("Differences", [_forest(found), *map(_table, found.differences)]),
         _section("Curves", [_curves(kept)]),
         _section("The search", _plots(kept)),
-        _section("Labels", map(_table, found.labels)),
+        _section("Labels", [_table(table, found.comparison.reference) for table in found.labels]),
         _section("What the regions do", [*map(_table, found.regions), *_pictures(kept)]),
         _section("Failed runs", [_list(found.failed, "failed")]),
     ]
@@ -105,19 +130,36 @@ def _section(title: str, parts) -> str:
     return f"<section><h2>{escape(title)}</h2>{inside}</section>\n" if inside else ""
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, reference: str = "") -> str:
+    """`reference`: the column that the others' numbers are tinted by."""
     sheet = formats.sheet(table)
+    base = sheet.head.index(reference) if reference in sheet.head else None
     sides = [' class="right"' if right else "" for right in sheet.right]
     head = "".join(f"<th{side}>{escape(cell)}</th>" for cell, side in zip(sheet.head, sides, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row, sides, strict=True)) + "</tr>"
-        for row in sheet.rows
-    )
+    body = ""
+    for row in sheet.rows:
+        tints = [_tint(cell, row[base]) if base else "" for cell in row]
+        cells = zip(map(_minus, row), sides, tints, strict=True)
+        body += "<tr>" + "".join(f"<td{side}{tint}>{escape(cell)}</td>" for cell, side, tint in cells) + "</tr>"
     notes = f'<p class="note">{"<br>".join(map(escape, sheet.notes))}</p>' if sheet.notes else ""
-    caption = f"<caption>{escape(sheet.title)}</caption>"
-    return (
-        f'<div class="block"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}</div>'
-    )
+    caption, close = f"<caption>{escape(sheet.title)}</caption>", ' class="close"' if len(sheet.rows) > MANY else ""
+    return f'<div class="block"><table{close}>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}</div>'
+
+
+def _minus(cell: str) -> str:
+    """With a minus sign before negative numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", cell)
+
+
+def _tint(cell: str, base: str) -> str:
+    """Blue where a number is above the reference's, orange where it is below, the deeper the more."""
+    try:
+        apart = float(cell) - float(base)
+    except ValueError:
+        return ""
+    depth = min(abs(apart) / DEEPEST, 1) * 0.55
+    colour = "86,180,233" if apart > 0 else "230,159,0"
+    return f' style="background:rgba({colour},{depth:.2f})"' if apart else ""
 
 
 def _said(sentences: Sequence[str]) -> str:
@@ -134,7 +176,7 @@ def _forest(found: Document) -> str:
     rows = [
         drawings.Apart(row.name, row.paired.difference if row.paired else None, row.difference)
         for row in compared.rows
-        if row.paired or row.difference
+        if (row.paired or row.difference) and row.kind != "stage1"  # so far below that nothing else could be told apart
     ]
     if not rows:
         return ""

@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ram_tune.search.jobs import Job
 from ram_tune.search.reports.compare import rows_of
 from ram_tune.search.reports.kept import Kept
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 COLUMNS = 4
 """Of a sheet of pictures, as `evaluation.pictures.contact_sheet` lays them out."""
+
+NEARLY_WHITE = 240
+"""Of 255: JPEG leaves no cell's margin quite white."""
 
 MOST_IMAGES, PIXELS, QUALITY = 4, 320, 75
 """Shown of each arm, the longest side of each, and its JPEG quality: some 15 kB."""
@@ -60,7 +67,9 @@ def _strip(kept: Kept, arm: str, job: Job) -> Strip | None:
         return Strip(arm, job.seed, int(sheets[-1].stem), [_encoded(sheet.crop(box)) for box in boxes])
 
 
-def _encoded(picture) -> str:
+def _encoded(cell: Image.Image) -> str:
+    ink = cell.convert("L").point([255 if level < NEARLY_WHITE else 0 for level in range(256)]).getbbox()
+    picture = cell.crop(ink) if ink else cell
     picture.thumbnail((PIXELS, PIXELS))
     stream = io.BytesIO()
     picture.convert("RGB").save(stream, "JPEG", quality=QUALITY)

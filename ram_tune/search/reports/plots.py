@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ram_tune.search.findings import importances
+from ram_tune.search.findings import comparable_study
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.parameters import distributions, short
 from ram_tune.search.reports.kept import Kept
@@ -60,14 +60,10 @@ def _plots(kept: Kept) -> Iterator[Plot]:
     if len(names) in (2, 3):
         front = "The Pareto front: no setting is as good in every objective and better in one"
         wanted.append((front, lambda: draw.plot_pareto_front(study, target_names=names)))
-    if found := importances(settings, distributions(space.parameters)):
+    if compared := comparable_study(settings, distributions(space.parameters)):
         evaluator = FanovaImportanceEvaluator(seed=0)  # as in the table
-        wanted.append(
-            (
-                "What the differences are explained by (fANOVA)",
-                lambda: draw.plot_param_importances(study, evaluator=evaluator, params=list(found), **named),
-            )
-        )
+        why = "What the differences are explained by (fANOVA)"
+        wanted.append((why, lambda: draw.plot_param_importances(compared, evaluator=evaluator, target_name=names[0])))
     wanted.append(("Every setting as a line", lambda: draw.plot_parallel_coordinate(study, params=varied, **named)))
     for some in (varied[start : start + SLICES] for start in range(0, len(varied), SLICES)):
         shown = ", ".join(short(name, space.parameters) for name in some)
@@ -87,11 +83,18 @@ def _picture(axes: Any) -> str:
     try:
         figure.set_size_inches(*INCH)
         figure.suptitle("")
-        for ax in figure.axes:
-            ax.set_title("")
-            ax.set_facecolor("white")
-            ax.grid(color="#e4e4e4", linewidth=0.6)
-            ax.tick_params(labelsize=8)
+        for number, ax in enumerate(figure.axes):
+            for side in ("left", "center"):
+                ax.set_title("", loc=side)
+            ax.set_facecolor("white" if number == 0 else "none")  # others may lie over the first
+            ax.grid(visible=False, which="both")
+            if number == 0:
+                ax.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+            ax.set_axisbelow(True)
+            ax.tick_params(labelsize=7)
+            ax.set_xlabel(ax.get_xlabel(), fontsize=8)
+            ax.set_ylabel(ax.get_ylabel(), fontsize=9)
+            ax.yaxis.set_minor_formatter("")
             if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
                 legend.remove()
         stream = io.StringIO()

@@ -15,6 +15,9 @@ from ram_tune.search.reports import images
 from ram_tune.search.reports.compare import Comparison, Row
 from ram_tune.search.statistics import MOST_SEEDS, Interval
 
+ALPHA = 0.05
+"""The field's usual level."""
+
 MOST_LABELS = 3
 """Of each arm's gains, and of its losses."""
 
@@ -43,6 +46,37 @@ def difference_table(found: Comparison) -> Table | None:
         table.add_row(Text(row.name), f"{seeds.n}", middle, probability(seeds.p), probability(row.holm), flips, over)
     table.caption = escape("\n".join(_how(found, rows)))
     return table
+
+
+def verdicts(found: Comparison) -> list[str]:
+    """What the comparison of arms comes to, one sentence each."""
+    base = next((row for row in found.rows if row.reference), None)
+    arms = [row for row in found.rows if row.mean and row.kind != "stage1"]
+    if base is None or base.mean is None or len(arms) < 2:
+        return []
+    top = max(arms, key=lambda row: row.mean.mean if row.mean else -math.inf)
+    said = [
+        f"highest {found.metric}: {top.name} with {spread(top.mean)}; {base.name}, the reference, has {spread(base.mean)}"
+    ]
+    tested = [row for row in arms if not math.isnan(row.holm)]
+    if tested:
+        sure = [f"{row.name} ({row.paired.difference.mean:+.1f})" for row in tested if row.paired and row.holm < ALPHA]
+        who = f"{', '.join(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "no arm differs"
+        said.append(f"{who} from the reference by more than seeds make (paired t test, Holm, 5 %)")
+    over = [row for row in arms if row.difference and row.difference.known]
+    if over:
+        sure = [
+            f"{row.name} ({row.difference.mean:+.1f})"
+            for row in over
+            if row.difference and _beside_zero(row.difference)
+        ]
+        who = f"{', '.join(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "no arm differs"
+        said.append(f"{who} from the reference by more than other test images would make (95 % interval)")
+    return said
+
+
+def _beside_zero(interval: Interval) -> bool:
+    return interval.low > 0 or interval.high < 0
 
 
 def _how(found: Comparison, rows: Sequence[Row]) -> list[str]:
