@@ -15,7 +15,7 @@ from ram_tune.errors import BadInput, command_line
 from ram_tune.options import add_search_places, results_dir, study_storage
 
 if TYPE_CHECKING:
-    from ram_tune.search.reports.kept import Listed
+    from ram_tune.search.reports.listing import Listed
 
 FORMATS = "text", "markdown", "latex", "csv", "html"
 METRICS = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.compare and not options.name:
         raise BadInput("NAME", found="nothing", expected="the search that others are compared with")
 
-    from ram_tune.search.reports.kept import find, listed, open_storage, opened, read
+    from ram_tune.search.reports.listing import find, listed
 
-    storage = open_storage(study_storage(options.study_storage, results))
+    storage = study_storage(options.study_storage, results)
     if not options.name:
         _console(None).print(_list(listed(storage)))
         return 0
@@ -49,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     others = [find(storage, other, "--compare") for other in options.compare]
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
-    kept, *beside = (read(opened(storage, one), results / one) for one in (name, *others))
 
     from ram_tune.search.reports.document import document
+    from ram_tune.search.reports.kept import opened, read
     from ram_tune.training.results import write
 
+    kept, *beside = (read(opened(storage, one), results / one) for one in (name, *others))
     found = document(kept, beside, options.metric, options.reference)
     if options.format == "text" and not options.out:
         from ram_tune.search.reports.document import show
@@ -97,7 +98,7 @@ def _list(searches: Sequence[Listed]) -> Table:
         table.add_column(column, justify="left" if column == "name" else "right")
     for one in searches:
         table.add_row(
-            Text(one.name), *(str(one.runs.get(state, "")) for state in ("finished", "pruned", "failed", "running"))
+            Text(one.name), *(str(one.runs[state] or "") for state in ("finished", "pruned", "failed", "running"))
         )
     return table
 

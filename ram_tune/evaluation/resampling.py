@@ -16,8 +16,8 @@ from ram_tune.evaluation.metrics import Bools, Floats, check_finite
 RESAMPLES = 1000
 """*Decided*: a 95 % interval then ends at the 25th draw from either side."""
 
-AT_ONCE = 125
-"""Resamples computed together: what they need of one label stays in a processor's cache."""
+CACHED = 2**19
+"""Numbers of images × resamples that are computed together: what they need of one label stays in a processor's cache."""
 
 
 def multiplicities(n: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.signedinteger]:
@@ -44,11 +44,12 @@ def average_precisions(
         for label in range(targets.shape[1])
     ]
     found = np.full((len(labels), counts.shape[1]), np.nan, np.float32)
-    for start in range(0, counts.shape[1], AT_ONCE):
-        some = np.ascontiguousarray(counts[:, start : start + AT_ONCE])
+    at_once = max(CACHED // len(counts), 1)
+    for start in range(0, counts.shape[1], at_once):
+        some = np.ascontiguousarray(counts[:, start : start + at_once])
         for label, matrices in enumerate(labels):
             if matrices:
-                found[label, start : start + AT_ONCE] = _areas(*matrices, some)
+                found[label, start : start + at_once] = _areas(*matrices, some)
     return found
 
 

@@ -9,21 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ram_tune.config import Config
-from ram_tune.errors import BadInput, nearest
-from ram_tune.options import masked
 from ram_tune.presets import from_fields
 from ram_tune.search import space as spaces
 from ram_tune.search.jobs import Job, Outcome, located
 from ram_tune.search.settings import PAPERS
 from ram_tune.search.space import Space
-from ram_tune.search.study import Study
+from ram_tune.search.study import Study, open_study
 from ram_tune.training.results import CONFIG, epochs, read_config, read_summary
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
 
 ABOUT = "about"
 """The note by which a study says what it is a study of."""
@@ -38,15 +33,6 @@ def note(study: Study, search: str, dataset: str, space: Space, command: str, ep
     shape["pruner"] = space.pruner.model_dump(mode="json")  # else a space takes its silence for the usual one
     about = {"search": search, "dataset": dataset, "space": shape, "command": command, "epochs": epochs}
     study.set_note(ABOUT, about)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A search in a storage, at a glance."""
-
-    name: str  # of the study
-    number: int  # Optuna's: a later study has a higher one
-    runs: Mapping[str, int]  # state → how many
 
 
 @dataclass(frozen=True)
@@ -97,59 +83,11 @@ class Kept:
         return job.fingerprint in self.outcomes and self.outcomes[job.fingerprint].state == "finished"
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Optuna's storage, which must be there. Raises BadInput."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file = url.removeprefix("sqlite:///")
-    problem = "no such file" if file != url and not Path(file).exists() else ""
-    try:
-        if not problem:
-            return optuna.storages.get_storage(url)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
-        problem = str(error).splitlines()[0]
-    raise BadInput(
-        "--study-storage",
-        found=f"{masked(url)} ({problem})",
-        expected="the studies of earlier searches",
-        remedy="Run a search first, or say where its results are with --results.",
-    )
-
-
-def listed(storage: BaseStorage) -> list[Listed]:
-    """The searches of a storage, the oldest first."""
-    found = []
-    for study in storage.get_all_studies():
-        states = [run["state"] for key, run in study.user_attrs.items() if key.startswith("run:")]
-        runs = {state: states.count(state) for state in ("finished", "pruned", "failed", "running") if state in states}
-        if states:
-            found.append(Listed(study.study_name, study._study_id, runs))
-    return sorted(found, key=lambda one: one.number)
-
-
-def find(storage: BaseStorage, name: str, option: str = "NAME") -> str:
-    """The study that a person means: its own name, or the start of it (`constraints`, `constraints-scenes`), of which the
-    newest. Raises BadInput naming the known ones.
-    """
-    known = [one.name for one in listed(storage)]
-    meant = [one for one in known if one == name] or [one for one in known if one.startswith(f"{name}-")]
-    if not meant:
-        raise BadInput(
-            option,
-            found=f"no search {name!r}",
-            expected=f"one of {', '.join(known)}, or the start of its name" if known else "a search; there is none yet",
-            remedy=nearest(name, known),
-        )
-    return meant[-1]
-
-
-def opened(storage: BaseStorage, name: str) -> Study:
-    """The study that is called just so."""
-    import optuna
-
-    return Study(optuna.load_study(study_name=name, storage=storage))
+def opened(url: str, name: str) -> Study:
+    """The study that is called just so, in the storage at `url`. Raises BadInput."""
+    found = open_study(url, name, create=False, exactly=True)
+    assert found is not None  # it was listed
+    return found
 
 
 def read(study: Study, folder: Path) -> Kept:

@@ -15,13 +15,13 @@ from ram_tune.evaluation import metrics
 from ram_tune.evaluation.resampling import multiplicities
 from ram_tune.search.reports import images
 from ram_tune.search.reports.compare import compare, differences
-from ram_tune.search.reports.kept import Kept, open_storage, opened, read
+from ram_tune.search.reports.kept import Kept, opened, read
 from ram_tune.search.space import Published
 from ram_tune.training.results import SCORES
 
 
 def kept(search: Finished) -> Kept:
-    return read(opened(open_storage(search.storage), search.name), search.folder)
+    return read(opened(search.storage, search.name), search.folder)
 
 
 def entry(arm: str = "none", **values) -> Published:

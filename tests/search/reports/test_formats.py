@@ -18,7 +18,7 @@ from ram_tune.config import Config
 from ram_tune.search.reports import formats
 from ram_tune.search.reports.compare import Comparison, Row, compare
 from ram_tune.search.reports.document import document, markdown
-from ram_tune.search.reports.kept import open_storage, opened, read
+from ram_tune.search.reports.kept import opened, read
 from ram_tune.search.reports.tables import difference_table, gains_table, labels_table, published_table, verdicts
 from ram_tune.search.space import Published
 from ram_tune.search.statistics import Interval, Paired, paired, t_interval
@@ -137,7 +137,7 @@ def test_markdown_escapes_what_is_markup():
 def test_the_whole_report_as_markdown_and_on_a_terminal(tmp_path):
     search = Finished(tmp_path, space()).all()
     search.failed("A_1", 7, "RuntimeError: out of [memory]")
-    kept = read(opened(open_storage(search.storage), search.name), search.folder)
+    kept = read(opened(search.storage, search.name), search.folder)
     text = markdown(document(kept))
     assert text.startswith("# Constraints on scenes\n\nWhich?\n")
     assert "- highest mAP: A\\_1 with" in text
@@ -195,7 +195,7 @@ def test_latex_compiles_to_a_table_that_fits_a_column(tmp_path):
 
 def test_intervals_in_the_table_are_those_of_the_comparison(tmp_path):
     search = Finished(tmp_path, space()).all()
-    found = compare(read(opened(open_storage(search.storage), search.name), search.folder))
+    found = compare(read(opened(search.storage, search.name), search.folder))
     assert isinstance(found.rows[1].paired, Paired)
     (line,) = rows(difference_table(found))
     assert line[2].startswith(f"{found.rows[1].paired.difference.mean:+.1f} [")

@@ -8,12 +8,13 @@ from finished import ARMS, Finished, space
 
 from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
-from ram_tune.search.reports.kept import _space, find, listed, note, open_storage, opened, read
+from ram_tune.search.reports.kept import _space, note, opened, read
+from ram_tune.search.reports.listing import _asked, _runs, find, listed
 from ram_tune.search.study import Study
 
 
 def kept(search: Finished):
-    return read(opened(open_storage(search.storage), search.name), search.folder)
+    return read(opened(search.storage, search.name), search.folder)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_results_that_were_moved_are_found_again(search, tmp_path):
     moved = tmp_path / "moved"
     search.folder.parent.rename(moved)
     storage = f"sqlite:///{moved / 'studies.db'}"
-    found = read(opened(open_storage(storage), search.name), moved / search.name)
+    found = read(opened(storage, search.name), moved / search.name)
     assert found.folders["none-0"] == moved / search.name / "runs" / "none-0"
     assert "none-0" in found.summaries
 
@@ -95,10 +96,10 @@ def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_nam
     first.failed("none", 1)
     second = Finished(tmp_path, space(), name="constraints-scenes-0a1b2c3d-2")
     second.run("none", 0)
-    storage = open_storage(first.storage)
+    storage = first.storage
     assert [(one.name, one.runs) for one in listed(storage)] == [
-        (first.name, {"finished": 1, "failed": 1}),
-        (second.name, {"finished": 1}),
+        (first.name, {"finished": 1, "pruned": 0, "failed": 1, "running": 0}),
+        (second.name, {"finished": 1, "pruned": 0, "failed": 0, "running": 0}),
     ]
     assert find(storage, first.name) == first.name
     assert find(storage, "constraints") == find(storage, "constraints-scenes") == second.name
@@ -107,10 +108,22 @@ def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_nam
 def test_an_unknown_name_is_refused_with_the_known_ones(search):
     search.run("none", 0)
     with pytest.raises(BadInput, match=r"no search 'constraint'.*constraints-scenes-0a1b2c3d.*Did you mean"):
-        find(open_storage(search.storage), "constraint")
+        find(search.storage, "constraint")
 
 
 def test_a_storage_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
-        open_storage(f"sqlite:///{tmp_path / 'none.db'}")
+        listed(f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_optuna_and_its_own_tables_list_the_same(search):
+    search.run("none", 0)
+    search.failed("A_1", 2)
+    assert sorted(_asked(search.storage)) == sorted(_runs(search.storage)) != []
+
+
+def test_a_file_that_is_no_storage_is_said_to_be_none(tmp_path):
+    (tmp_path / "studies.db").write_bytes(b"x" * 200)
+    with pytest.raises(BadInput, match="not a database"):
+        listed(f"sqlite:///{tmp_path / 'studies.db'}")

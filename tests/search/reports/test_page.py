@@ -18,7 +18,7 @@ from simulated import space as sampled
 
 from ram_tune.search.reports.document import document
 from ram_tune.search.reports.drawings import Apart, Curve, curve, curves, forest
-from ram_tune.search.reports.kept import Kept, open_storage, opened, read
+from ram_tune.search.reports.kept import Kept, opened, read
 from ram_tune.search.reports.page import leave, page
 from ram_tune.search.reports.pictures import strips
 from ram_tune.search.reports.plots import plots
@@ -28,7 +28,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
 def kept(search: Finished) -> Kept:
-    return read(opened(open_storage(search.storage), search.name), search.folder)
+    return read(opened(search.storage, search.name), search.folder)
 
 
 @pytest.fixture(scope="module")
