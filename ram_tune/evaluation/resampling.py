@@ -16,8 +16,9 @@ from ram_tune.evaluation.metrics import Bools, Floats, check_finite
 RESAMPLES = 1000
 """*Decided*: a 95 % interval then ends at the 25th draw from either side."""
 
-CACHED = 2**19
-"""Numbers of images × resamples that are computed together: what they need of one label stays in a processor's cache."""
+CACHED, AT_LEAST = 2**17, 125
+"""Numbers of images × resamples that are computed together, and of resamples: what they need of one label stays in a
+processor's cache, and what is not arithmetic is shared by many."""
 
 
 def multiplicities(n: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.signedinteger]:
@@ -44,7 +45,7 @@ def average_precisions(
         for label in range(targets.shape[1])
     ]
     found = np.full((len(labels), counts.shape[1]), np.nan, np.float32)
-    at_once = max(CACHED // len(counts), 1)
+    at_once = max(CACHED // len(counts), AT_LEAST)
     for start in range(0, counts.shape[1], at_once):
         some = np.ascontiguousarray(counts[:, start : start + at_once])
         for label, matrices in enumerate(labels):
@@ -105,7 +106,10 @@ def _areas(passing, hitting, counts: NDArray[np.signedinteger]) -> NDArray[np.fl
     """(R,) AP of the label of these `_matrices`."""
     hits, seen = hitting @ counts, _running(passing @ counts)  # T, S
     correct = _running(hits)  # C
-    area = np.einsum("mr,mr->r", hits.astype(np.float32), correct / np.maximum(seen, 1, dtype=np.float32))
+    precision = correct.astype(np.float32)
+    precision /= np.maximum(seen, 1, out=seen)  # 0 / 1, where nobody has passed yet
+    precision *= hits
+    area = precision.sum(0, dtype=np.float64)
     with np.errstate(invalid="ignore"):  # 0 / 0: no positives
         return area / correct[-1]
 

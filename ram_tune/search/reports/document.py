@@ -51,7 +51,7 @@ def document(kept: Kept, others: Sequence[Kept] = (), metric: str = "mAP", refer
     tables, said = _sampled(kept) if kept.space.parameters else ([], verdicts(found))
     if kept.arms:
         tables.append(results_table(kept.space, kept.dataset, kept.jobs, kept.outcomes))
-    for other in others:
+    for other in (one for one in others if one.arms):
         table = results_table(other.space, other.dataset, other.jobs, other.outcomes)
         table.title = f"{table.title} ({escape(other.name)})"
         tables.append(table)
