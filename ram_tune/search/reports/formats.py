@@ -114,7 +114,7 @@ def latex(found: Comparison, title: str) -> str:
         reference = f"$\\Delta$: against {tex(found.reference)}. "
     spreads = "$\\pm$: 95\\,\\% interval over seeds. " if several else "One seed. "
     differ = list(dict.fromkeys(row.differs for row in measured if row.published and row.differs))
-    otherwise = f"Published with: {tex(differ[0])}. " if len(differ) == 1 else ""
+    otherwise = f"Measured otherwise than published: {tex(differ[0])}. " if len(differ) == 1 else ""
     fewer = [f"{row.name} {len(row.values)} of {row.asked} seeds" for row in measured if len(row.values) < row.asked]
     missing = f"Incomplete: {tex(', '.join(fewer))}. " if fewer else ""
     caption = f"{tex(title)}, in percent. {spreads}{reference}{missing}{otherwise}".rstrip()
@@ -126,6 +126,7 @@ def latex(found: Comparison, title: str) -> str:
             "\\footnotesize",
             "\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{caption}}}",
+            "\\vspace{4pt}",
             f"\\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', title).strip('-').lower()}}}",
             f"\\begin{{tabularx}}{{\\columnwidth}}{{@{{}}>{{\\raggedright\\arraybackslash}}X{'r' * (len(head) - 1)}@{{}}}}",
             "\\toprule",

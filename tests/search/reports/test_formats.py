@@ -164,7 +164,7 @@ def test_latex_says_what_its_signs_are():
     text = formats.latex(comparison(ARM, row("B", 70.5)), "Constraints on scenes")
     assert "A & 3 & 73.2$\\,\\pm\\,$2.6 & $+2.2\\pm0.7$ & 0.006 & 91.3 \\\\" in text
     assert "Incomplete: B 1 of 3 seeds." in text
-    assert "Published with: 12 epochs, not 45." in text
+    assert "Measured otherwise than published: 12 epochs, not 45." in text
     assert "\\label{tab:constraints-on-scenes}" in text
 
 
