@@ -25,8 +25,9 @@ from ram_tune.evaluation.metrics import decide
 from ram_tune.evaluation.resampling import f1_scores, mean_average_precisions, multiplicities
 from ram_tune.training.results import CALIBRATION, PER_LABEL, SCORES
 
-KEPT = "resamples-1.npz"
-"""Beside the scores, so that a report computes those of a run only once; the number rises where they change."""
+KEPT = ".resamples-1.npz"
+"""Beside the scores, so that a report computes those of a run only once; the number rises where they change. Hidden: it is no
+result, and not copied to MLflow."""
 
 METRICS = "mAP", "CP", "CR", "CF1", "OP", "OR", "OF1"
 """Those that are computed on resamples."""
