@@ -149,7 +149,6 @@ def _search(
         chosen_jobs,
         drop_all_weights,
         drop_weights,
-        failed_runs,
         histories,
         known_outcomes,
         register_best,
@@ -158,8 +157,10 @@ def _search(
         to_do,
     )
     from ram_tune.search.lease import this_process
-    from ram_tune.search.record import About
-    from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
+    from ram_tune.search.record import REPORT, About
+    from ram_tune.search.report import attention_table, failed_runs, failures, mechanism_table, results_table
+    from ram_tune.search.reports.kept import note
+    from ram_tune.search.reports.page import leave as leave_report
     from ram_tune.search.settings import count_tried
 
     def tables(outcomes: Mapping[str, Outcome]) -> Group:
@@ -191,6 +192,7 @@ def _search(
     held = this_process()
     study.lease.claim(held)
     try:
+        note(study, name, dataset.name, space, masked(about.command), base.training.epochs)
         known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
         why = ""
         if not is_complete(study, maker) if maker else to_do(jobs, known):
@@ -198,6 +200,8 @@ def _search(
             outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
         else:
             outcomes = known
+            if not (places.folder / REPORT).is_file() and (problem := leave_report(study, places.folder)):
+                console.print(problem, markup=False, highlight=False, soft_wrap=True)
             send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
         if maker:
             jobs, outcomes = chosen_jobs(study, maker), study.outcomes()
@@ -214,6 +218,8 @@ def _search(
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     took = f"{time.perf_counter() - started:.0f} s"
     console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
+    if (report := places.folder / REPORT).is_file():
+        console.print(f"Report: {report}", highlight=False, soft_wrap=True, markup=False)
     if maker:
         look = f"Look at the study: {plot_command(study, masked(places.storage))}"
         console.print(look, highlight=False, soft_wrap=True, markup=False)

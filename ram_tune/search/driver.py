@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from rich.console import Console
 from ram_tune.errors import BadInput, error_line
 from ram_tune.search.display import Display
 from ram_tune.search.findings import best
-from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, missing
+from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, located, missing
 from ram_tune.search.lease import Held
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
+from ram_tune.search.reports.page import leave as leave_report
 from ram_tune.search.settings import Need, tried
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
@@ -57,15 +58,11 @@ class Manner:
 def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
     """Fingerprint → how that run of the plan ended in an earlier search, whose `folder` may have been moved since."""
     known = study.outcomes() if study else {}
-    return {job.fingerprint: _located(known[job.fingerprint], job, folder) for job in jobs if job.fingerprint in known}
-
-
-def _located(outcome: Outcome, job: Job, folder: Path) -> Outcome:
-    noted, here = Path(outcome.checkpoint), folder / RUNS / job.fingerprint
-    if not outcome.checkpoint or noted.exists():
-        return outcome
-    found = here if noted.name == job.fingerprint else here / noted.name
-    return replace(outcome, checkpoint=str(found)) if found.exists() else outcome
+    return {
+        job.fingerprint: located(known[job.fingerprint], job.fingerprint, folder)
+        for job in jobs
+        if job.fingerprint in known
+    }
 
 
 def to_do(jobs: Sequence[Job], known: Mapping[str, Outcome]) -> list[Job]:
@@ -154,6 +151,7 @@ def carry_out(
         status = "KILLED" if not complete else "FAILED" if failed else "FINISHED"
         reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
         why = "" if complete else str(reason or "it was interrupted")
+        _say(console, filter(None, [leave_report(study, places.folder)]))
         unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
     _say(console, unsent)
     return outcomes, why
@@ -230,12 +228,6 @@ def settings_failed(study: Study) -> bool:
     return any(run["state"] == "failed" for run in others) or (bool(states) and set(states) <= {"failed"})
 
 
-def failed_runs(study: Study) -> list[str]:
-    """A line for every run of a sampled search that failed."""
-    runs = [run for run in study.runs().values() if run["state"] == "failed"]
-    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
-
-
 def drop_all_weights(study: Study) -> None:
     """Of a sampled search: those of every run but stage 1."""
     for run in study.runs().values():
@@ -256,7 +248,7 @@ def any_failed(outcomes: Mapping[str, Outcome]) -> bool:
     return any(outcome.state == "failed" for outcome in outcomes.values())
 
 
-def _say(console: Console, sentences: Sequence[str]) -> None:
+def _say(console: Console, sentences: Iterable[str]) -> None:
     for sentence in sentences:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 

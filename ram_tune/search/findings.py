@@ -16,7 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ram_tune.search.statistics import half_width
+
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
 
 Direction = Literal["maximize", "minimize"]
@@ -140,15 +143,25 @@ def importances(tried: Sequence[Tried], parameters: Mapping[str, BaseDistributio
     The greatest comes first. Only parameters that every finished setting has can be compared, see `left_out`. Empty with
     fewer than four finished settings, or where nothing varies. `seed`: of fANOVA's random forest.
     """
-    import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    study = comparable_study(tried, parameters)
+    if study is None:
+        return {}
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+    return {field: float(share) for field, share in shares.items()}  # of NumPy's floats
+
+
+def comparable_study(tried: Sequence[Tried], parameters: Mapping[str, BaseDistribution]) -> optuna.Study | None:
+    """A study in memory of the settings and the parameters that `importances` goes by; None where it has nothing to go by."""
+    import optuna
 
     settings, missing = _comparable(tried, parameters), left_out(tried, parameters)
     varied = {field: parameters[field] for field in parameters if field not in missing}
     values = [one.objectives[0] for one in settings]
     spread = stdev(values) if len(values) >= FEWEST_FOR_IMPORTANCE else 0.0
     if not varied or not spread:
-        return {}
+        return None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
     centre = mean(values)
@@ -161,8 +174,7 @@ def importances(tried: Sequence[Tried], parameters: Mapping[str, BaseDistributio
                 distributions=varied,
             )
         )
-    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
-    return {field: float(share) for field, share in shares.items()}  # of NumPy's floats
+    return study
 
 
 def left_out(tried: Sequence[Tried], parameters: Mapping[str, BaseDistribution]) -> dict[str, str]:
@@ -206,13 +218,6 @@ def importance_table(
         ]
     table.caption = escape("\n".join(notes))
     return table
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % Student interval of the mean of `values`, of which there are two or more."""
-    from scipy.stats import t  # takes a second to load
-
-    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def measured(one: Tried) -> bool:

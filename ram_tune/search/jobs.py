@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from ram_tune.config import Config
@@ -58,6 +59,17 @@ class Outcome:
         if self.error:
             return "failed"
         return "finished" if self.metrics else "pruned" if self.pruned else "stopped"
+
+
+def located(outcome: Outcome, run: str, folder: Path) -> Outcome:
+    """The outcome of the job of that fingerprint, with its checkpoint where it is now: the study's `folder` may have been
+    moved since.
+    """
+    noted, here = Path(outcome.checkpoint), folder / RUNS / run
+    if not outcome.checkpoint or noted.exists():
+        return outcome
+    found = here if noted.name == run else here / noted.name
+    return replace(outcome, checkpoint=str(found)) if found.exists() else outcome
 
 
 class Queue:

@@ -20,7 +20,7 @@ from ram_tune.search.outbox import Outbox, encode
 from ram_tune.search.provenance import environment, provenance
 from ram_tune.search.sender import SEARCH, SQLITE, Sender, sqlite_file
 
-FILE = "outbox.db"
+FILE, REPORT = "outbox.db", "report.html"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters, MLflow's limits
 LONGEST_ERROR = 250  # characters of a tag that a column can show
 PAUSES = 1.0, 30.0  # seconds between two attempts to reach MLflow: the first, doubled up to the last
@@ -50,7 +50,7 @@ class Record:
         file = sqlite_file(tracking_uri)
         # By its full path, for this process and the next may stand in different folders.
         uri = SQLITE + str(file) + "".join(tracking_uri.partition("?")[1:]) if file else tracking_uri
-        self.search, self.place = search, masked(uri)
+        self.search, self.place, self.folder = search, masked(uri), folder
         self.outbox = Outbox(folder / FILE)
         self.sender = Sender(self.outbox, search.experiment, search.study, uri)
         self.problem = ""
@@ -121,8 +121,10 @@ class Record:
         self._news.set()
 
     def close(self, table: str, status: str) -> None:
-        """The search has ended: FINISHED, FAILED or KILLED."""
-        self._add(SEARCH, "close", {"table": table, "environment": environment(), "status": status})
+        """The search has ended: FINISHED, FAILED or KILLED. Its report, if there is one in the folder, goes with it."""
+        report = self.folder / REPORT
+        said = {"table": table, "environment": environment(), "status": status}
+        self._add(SEARCH, "close", said | ({"report": str(report.absolute())} if report.is_file() else {}))
 
     def run_id(self, fingerprint: str) -> str | None:
         """MLflow's id of a job's run, once it was sent."""

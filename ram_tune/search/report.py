@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +13,8 @@ from ram_tune.config import Config
 from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.space import Protocol, Published, Space
+from ram_tune.search.statistics import half_width
+from ram_tune.search.study import Study
 
 FAULTS = {
     "mirrored_share": "mirrored",
@@ -53,7 +55,7 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
     for column, _ in costs.values():
         table.add_column(column, justify="right")
     needed = {need for job in jobs for need in job.needs}
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         if group[0].kind == "train" and group[0].setting not in space.arms and group[0].fingerprint in needed:
             continue  # no arm: a model that several arms evaluate, each in its way
         runs = list({job.seed: job for job in group}.values())  # an evaluation comes after its training, and counts
@@ -118,7 +120,7 @@ def mechanism_table(jobs: Sequence[Job], histories: Mapping[str, Sequence[Mappin
     table.add_column("arm")
     for column in FAULTS.values():
         table.add_column(column, justify="right")
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         epochs = [sorted(histories[job.fingerprint], key=_epoch) for job in group if histories.get(job.fingerprint)]
         epochs = [epoch for epoch in epochs if "selection/mirrored_share" in epoch[-1]]
         if epochs:
@@ -136,7 +138,7 @@ def attention_table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Tab
     for column in ("arm", *columns):
         table.add_column(column, justify="left" if column == "arm" else "right")
     most = 0
-    for name, group in _arms(jobs):
+    for name, group in arms_of(jobs):
         ended = [outcomes[job.fingerprint].metrics for job in group if job.fingerprint in outcomes]
         found = [one for one in ended if "test/coverage_own_minus_shuffled" in one]
         if not found:
@@ -194,13 +196,19 @@ def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     return [f"FAILED {name}: {error_line(error)}" for name, error in ended if error]
 
 
-def published(space: Space, arms: Container[str], protocol: Protocol) -> Published | None:
-    """The published mAP of a row's arms: measured as ours, else on this dataset, else the first that there is."""
-    known = [entry for entry in space.published if entry.arm in arms and entry.mAP is not None]
+def failed_runs(study: Study) -> list[str]:
+    """The same of every run that a study knows."""
+    runs = [run for run in study.runs().values() if run["state"] == "failed"]
+    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
+
+
+def published(space: Space, arms: Container[str], protocol: Protocol, metric: str = "mAP") -> Published | None:
+    """The published number of a row's arms: measured as ours, else on this dataset, else the first that there is."""
+    known = [entry for entry in space.published if entry.arm in arms and getattr(entry, metric, None) is not None]
     return max(known, key=lambda entry: (entry.protocol() == protocol, entry.dataset == protocol.dataset), default=None)
 
 
-def _arms(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+def arms_of(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     """Rows → the jobs of each, which differ in their seed: stage 1 first, then the arms, in the plan's order."""
     groups: dict[object, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.kind != "stage1"):
@@ -236,10 +244,7 @@ def _interval(values: Sequence[float]) -> str:
     """Mean, and the half-width of its 95 % Student interval where there are two values or more."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
-    from scipy.stats import t  # takes a second to load
-
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):.1f} ± {half:.1f}"
+    return f"{mean(values):.1f} ± {half_width(values):.1f}"
 
 
 def _epoch(metrics: Mapping[str, float]) -> float:

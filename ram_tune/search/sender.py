@@ -250,6 +250,8 @@ class Sender:
         self._ended(entry)
         self.client.log_text(self._id(entry.run), entry.payload["table"], "table.txt")
         self.client.log_text(self._id(entry.run), entry.payload["environment"], "environment.txt")
+        if Path(report := entry.payload.get("report", "")).is_file():
+            self.client.log_artifact(self._id(entry.run), report)
 
     def _finished(self, entry: Entry) -> None:
         said = entry.payload

@@ -155,6 +155,8 @@ class Space(Part):
     """Fresh seeds with which the best setting and the paper's are trained in the end."""
     seeds: int = Field(default=1, ge=1)
     """Runs of each arm, or of each sampled setting that stays in the running."""
+    reference: str = ""
+    """The arm that the others are compared with. Default: the first."""
     published: tuple[Published, ...] = Field(default=(), strict=False)  # strictly, YAML's list would be no tuple
     """Numbers to set beside the measured ones."""
     others: tuple[Other, ...] = Field(default=(), strict=False)
@@ -251,6 +253,13 @@ def _check_published(space: Space, path: Path) -> None:
                 expected=f"one of the arms {', '.join(known)}" if known else "none, where there are no arms",
                 remedy=nearest(entry.arm, known),
             )
+    if space.reference and space.reference not in known:
+        raise BadInput(
+            f"{path}: reference",
+            found=repr(space.reference),
+            expected=f"one of the arms {', '.join(known)}" if known else "none, where there are no arms",
+            remedy=nearest(space.reference, known),
+        )
 
 
 def _check_sampled(space: Space, path: Path) -> None:

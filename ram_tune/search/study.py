@@ -137,7 +137,9 @@ class Study:
         run = {
             "kind": job.kind,
             "setting": job.setting,
+            "also": list(job.also),
             "seed": job.seed,
+            "needs": list(job.needs),
             "state": state,
             "attempts": attempts,
             "metrics": dict(outcome.metrics),

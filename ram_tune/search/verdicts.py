@@ -18,12 +18,12 @@ from ram_tune.search.findings import (
     _number,
     best,
     gains_of,
-    half_width,
     measured,
     pareto,
     plural,
     worded,
 )
+from ram_tune.search.statistics import half_width
 
 
 def verdict(best: Confirmed, paper: Confirmed, metric: str, direction: Direction = "maximize") -> str:

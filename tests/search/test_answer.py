@@ -12,10 +12,11 @@ from simulated import memory
 from ram_tune.presets import parse_set
 from ram_tune.search.answer import answer, is_complete, space_table
 from ram_tune.search.books import sampling_of
-from ram_tune.search.driver import failed_runs, settings_failed
+from ram_tune.search.driver import settings_failed
 from ram_tune.search.estimate import expected
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.plan import Maker
+from ram_tune.search.report import failed_runs
 from ram_tune.search.settings import Need, agree, planned
 from ram_tune.search.space import Space
 

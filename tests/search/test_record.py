@@ -25,7 +25,7 @@ from ram_tune.options import masked
 from ram_tune.search.jobs import Job
 from ram_tune.search.outbox import Outbox
 from ram_tune.search.provenance import environment, provenance
-from ram_tune.search.record import About, Record
+from ram_tune.search.record import REPORT, About, Record
 from ram_tune.search.sender import sqlite_file, table_of
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "loop.py", line 3, in fit\nValueError: no images\n'
@@ -188,6 +188,7 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
     record.failed(two.fingerprint, TRACEBACK)
     record.finished(one.fingerprint, {"best_epoch": 6, **epoch(6), "test/mAP": 0.4}, results(tmp_path / "one"))
     record.best("selection/mAP", 0.6, 1)
+    (record.folder / REPORT).write_text("<p>A+S+P</p>")
     record.close("A+S+P 0.4", "FINISHED")
     assert time.monotonic() - begin < 5
     assert record.flush(30) > 0
@@ -209,6 +210,7 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
     assert parent.data.params["model.regions"] == "5" and len(parent.data.params["long"]) == 6000
     assert [row[:2] for row in history(client, parent)["best/selection_mAP"]] == [(1, "0.6")]
     assert text(client, parent, "table.txt", tmp_path) == "A+S+P 0.4"
+    assert text(client, parent, REPORT, tmp_path) == "<p>A+S+P</p>"
     assert "mlflow==" in text(client, parent, "environment.txt", tmp_path)
 
     assert first.info.status == "FINISHED" and first.info.run_name == "A+S+P · seed 0"

@@ -1,0 +1,1 @@
+"""A report of a search, from what it left on disk."""

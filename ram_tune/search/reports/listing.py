@@ -1,0 +1,95 @@
+"""The searches of a storage, at a glance."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ram_tune.errors import BadInput, nearest
+from ram_tune.options import masked
+from ram_tune.search.sender import sqlite_file
+
+STATES = "finished", "pruned", "failed", "running"
+
+QUERY = """
+SELECT study_name, study_id, value_json FROM study_user_attributes JOIN studies USING (study_id) WHERE key LIKE 'run:%'
+"""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One search."""
+
+    name: str  # of its study
+    runs: Mapping[str, int]  # state → how many
+
+
+def listed(url: str) -> list[Listed]:
+    """The searches that have runs, the one begun last at the end. Raises BadInput for a storage that is not there."""
+    found: dict[tuple[int, str], dict[str, int]] = {}
+    for number, name, state in _runs(url):
+        states = found.setdefault((number, name), dict.fromkeys(STATES, 0))
+        states[state] += 1
+    return [Listed(name, found[number, name]) for number, name in sorted(found)]
+
+
+def find(url: str, name: str, option: str = "NAME") -> str:
+    """The study that a person means: its own name, or the start of it (`constraints`, `constraints-scenes`), of which the
+    newest. Raises BadInput naming the known ones.
+    """
+    known = [one.name for one in listed(url)]
+    meant = [one for one in known if one == name] or [one for one in known if one.startswith(f"{name}-")]
+    if not meant:
+        raise BadInput(
+            option,
+            found=f"no search {name!r}",
+            expected=f"one of {', '.join(known)}, or the start of its name" if known else "a search; there is none yet",
+            remedy=nearest(name, known),
+        )
+    return meant[-1]
+
+
+def _runs(url: str) -> Iterator[tuple[int, str, str]]:
+    """Number and name of the study, and state, of every run."""
+    file = sqlite_file(url)
+    if file is None:
+        yield from _asked(url)
+        return
+    problem = "" if file.is_file() else "no such file"
+    if not problem:
+        try:  # in its own tables: to load Optuna with SQLAlchemy and Alembic would take longer than all the rest
+            with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+                rows = database.execute(QUERY).fetchall()
+        except sqlite3.Error as error:
+            problem = str(error)
+        else:
+            yield from ((number, name, json.loads(run)["state"]) for name, number, run in rows)
+    if problem:
+        raise _not_there(url, problem)
+
+
+def _asked(url: str) -> Iterator[tuple[int, str, str]]:
+    """The same from a database that only Optuna knows how to reach."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        studies = optuna.storages.get_storage(url).get_all_studies()
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
+        raise _not_there(url, str(error).splitlines()[0]) from error
+    for study in studies:
+        runs = (run for key, run in study.user_attrs.items() if key.startswith("run:"))
+        yield from ((study._study_id, study.study_name, run["state"]) for run in runs)
+
+
+def _not_there(url: str, problem: str) -> BadInput:
+    return BadInput(
+        "--study-storage",
+        found=f"{masked(url)} ({problem})",
+        expected="the studies of earlier searches",
+        remedy="Run a search first, or say where its results are with --results.",
+    )

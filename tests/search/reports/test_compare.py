@@ -1,0 +1,205 @@
+"""Arms compared from what their runs left: against SciPy, and against the metrics on images that are really repeated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from finished import ARMS, Finished, space
+from scipy import stats
+
+from ram_tune.config import Config
+from ram_tune.errors import BadInput
+from ram_tune.evaluation import metrics
+from ram_tune.evaluation.resampling import multiplicities
+from ram_tune.search.reports import images
+from ram_tune.search.reports.compare import compare, differences
+from ram_tune.search.reports.kept import Kept, opened, read
+from ram_tune.search.space import Published
+from ram_tune.training.results import SCORES
+
+
+def kept(search: Finished) -> Kept:
+    return read(opened(search.storage, search.name), search.folder)
+
+
+def entry(arm: str = "none", **values) -> Published:
+    how = {
+        "dataset": "voc2007",
+        "split": "test",
+        "scale": 512,
+        "views": "ten",
+        "classifier": "svm",
+        "source": "RMA",
+        **values,
+    }
+    return Published(arm=arm, **{"mAP": 90.0, **how})
+
+
+@pytest.fixture
+def search(tmp_path) -> Finished:
+    return Finished(tmp_path, space(published=[entry()]))
+
+
+def values(search: Finished, arm: str, metric: str = "mAP") -> list[float]:
+    runs = sorted((run["seed"], run) for run in search.study.runs().values() if run["setting"] == arm)
+    return [100 * run["metrics"][f"test/{metric}"] for _, run in runs]
+
+
+@pytest.mark.parametrize("metric", ["mAP", "CF1", "mAP_11"])
+def test_means_and_differences_are_scipys(search, metric):
+    search.all()
+    base, arm = compare(kept(search), metric=metric).rows
+    ours, theirs = values(search, "A_1", metric), values(search, "none", metric)
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(ours), scale=stats.sem(ours))
+    assert (arm.mean.mean, arm.mean.low, arm.mean.high) == pytest.approx((np.mean(ours), low, high))
+    tested = stats.ttest_rel(ours, theirs)
+    assert arm.paired.p == pytest.approx(tested.pvalue) == arm.holm  # the only comparison
+    assert arm.paired.difference.low == pytest.approx(tested.confidence_interval(0.95).low)
+    assert (arm.paired.flips, arm.paired.floor) == (0.25, 0.25)
+    assert base.reference and base.paired is None and math.isnan(base.holm)
+    assert (arm.difference is None) == (metric not in images.METRICS)
+
+
+def test_over_images_the_difference_is_that_of_repeated_images(search, monkeypatch):
+    monkeypatch.setattr(images, "multiplicities", lambda n: multiplicities(n, 30))
+    images._counts.cache_clear()
+    search.all(seeds=2)
+    found = compare(kept(search)).rows[1]
+    images._counts.cache_clear()
+
+    counts, drawn = multiplicities(80, 30), []
+    for resample in range(30):
+        chosen = np.repeat(np.arange(80), counts[:, resample])
+        worth = {}
+        for arm in ARMS:
+            for seed in range(2):
+                with np.load(search.folder / "runs" / f"{arm}-{seed}" / SCORES) as file:
+                    scores, targets = file["test_scores"][chosen], file["test_targets"][chosen]
+                worth.setdefault(arm, []).append(metrics.average_precision(scores, targets).mean())
+        drawn.append(100 * (np.mean(worth["A_1"]) - np.mean(worth["none"])))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=1e-4)
+    both = [np.mean(values(search, arm)) for arm in ("A_1", "none")]
+    assert found.difference.mean == pytest.approx(both[0] - both[1])
+
+
+def test_one_seed_has_an_interval_over_images_alone(search):
+    search.all(seeds=1)
+    _, arm = compare(kept(search)).rows
+    assert not arm.mean.known and math.isnan(arm.paired.p) and math.isnan(arm.holm)
+    assert arm.images.low < arm.mean.mean < arm.images.high
+    assert arm.difference.low > 0  # half a standard deviation better on the very same images
+
+
+def test_only_seeds_that_both_finished_are_paired(search):
+    for seed in range(3):
+        search.run("none", seed)
+    search.run("A_1", 1)
+    search.run("A_1", 2)
+    _, arm = compare(kept(search)).rows
+    assert (len(arm.values), arm.asked, arm.paired.n) == (2, 3, 2)
+    ours, theirs = values(search, "A_1"), values(search, "none")[1:]
+    assert arm.paired.difference.mean == pytest.approx(np.mean(ours) - np.mean(theirs))
+
+
+def test_holm_counts_the_arms_that_are_compared(tmp_path):
+    arms = {**ARMS, "B": {"loss.scale": False}, "C": {"loss.scale": False, "loss.positive": False}}
+    search = Finished(tmp_path, space(arms=arms)).all()
+    rows = compare(kept(search)).rows
+    p = sorted(row.paired.p for row in rows if row.paired)
+    assert min(row.holm for row in rows if row.paired) == pytest.approx(min(1, 3 * p[0]))
+
+
+def test_an_arm_without_a_finished_run_has_its_place(search):
+    search.run("none", 0)
+    search.failed("A_1", 0)
+    _, arm = compare(kept(search)).rows
+    assert arm.mean is None and arm.paired is None and arm.asked == 3
+
+
+def test_a_stage_1_that_all_seeds_share_is_nobodys_pair(search):
+    search.run("stage 1", 0, kind="stage1")
+    search.all()
+    stage1 = compare(kept(search)).rows[0]
+    assert stage1.kind == "stage1" and stage1.paired is None
+    apart = values(search, "stage 1")[0] - np.mean(values(search, "none"))
+    assert stage1.difference.mean == pytest.approx(apart)
+
+
+def test_another_reference_may_be_named(search):
+    search.all(seeds=2)
+    found = compare(kept(search), reference="A_1")
+    assert found.reference == "A_1"
+    assert found.rows[0].paired.difference.mean < 0
+    with pytest.raises(BadInput, match="one of none, A_1"):
+        compare(kept(search), reference="A")
+
+
+def test_another_search_on_the_same_images_is_paired_and_on_others_not(tmp_path, search):
+    search.all(seeds=2)
+    same = Finished(tmp_path, space(), name="again-scenes-00000000").all(seeds=2)
+    other = Finished(tmp_path, space(), name="other-voc-00000000", dataset="else").all(seeds=2)
+    cropped = Finished(tmp_path, space(), name="fewer-scenes-00000000", images=70).all(seeds=2)
+    found = {row.name: row for row in compare(kept(search), [kept(same), kept(other), kept(cropped)]).rows}
+    again = found["again-scenes-00000000: A_1"]
+    assert again.paired == found["A_1"].paired and again.difference == found["A_1"].difference
+    assert found["other-voc-00000000: none"].unpaired == "unpaired: other images (scenes)"
+    assert found["fewer-scenes-00000000: A_1"].unpaired == "unpaired: other test images"
+    assert found["other-voc-00000000: A_1"].paired is None
+
+
+def test_resamples_are_computed_once_and_again_where_they_cannot_be_read(search):
+    search.all(seeds=1)
+    first = compare(kept(search)).rows[1]
+    file = search.folder / "runs" / "A_1-0" / images.KEPT
+    written = file.stat().st_mtime_ns
+    assert compare(kept(search)).rows[1] == first
+    assert file.stat().st_mtime_ns == written
+    file.write_bytes(b"broken")
+    assert compare(kept(search)).rows[1] == first
+    assert not list(file.parent.glob("*.partial*"))
+
+
+def test_runs_without_their_scores_are_compared_by_seed_alone(search):
+    search.all(seeds=2)
+    for run in ("none-0", "none-1"):
+        (search.folder / "runs" / run / SCORES).unlink()
+    _, arm = compare(kept(search)).rows
+    assert arm.difference is None and arm.paired.n == 2
+
+
+def test_a_damaged_file_is_named(search):
+    search.all(seeds=1)
+    (search.folder / "runs" / "none-0" / SCORES).write_bytes(b"broken")
+    with pytest.raises(BadInput, match=SCORES):
+        compare(kept(search))
+
+
+def test_labels_are_means_over_seeds(search):
+    search.all(seeds=2)
+    found = compare(kept(search)).rows[0].labels
+    read_back = [images.per_label(search.folder / "runs" / f"none-{seed}")["label_2"] for seed in range(2)]
+    assert found["label_2"] == pytest.approx(100 * np.mean(read_back))
+
+
+def test_the_published_number_comes_with_what_differs(search):
+    search.all(seeds=1)
+    base, arm = compare(kept(search)).rows
+    assert base.gap == pytest.approx(base.mean.mean - 90.0)
+    said = "scenes, not voc2007; N=160, not 512; one view, not ten views; network, not svm; 3 epochs, not 45"
+    assert base.differs == said
+    assert arm.published is None and arm.gap is None
+
+
+def test_the_papers_own_setting_differs_in_nothing():
+    config = Config.model_validate(
+        {
+            "data": {"name": "voc2007", "test_split": "test", "image_size": 512},
+            "evaluation": {"views": "ten", "classifier": "svm"},
+        }
+    )
+    assert differences(config, entry()) == ""
+    limited = config.model_copy(update={"data": config.data.model_copy(update={"limit": 600})})
+    assert differences(limited, entry()) == "600 images of each split"

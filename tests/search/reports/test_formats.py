@@ -1,0 +1,201 @@
+"""Tables in every format: what they say, and that names cannot break them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import shutil
+import subprocess
+
+import pytest
+from finished import Finished, space
+from rich.table import Table
+from tables import rows, shown, words
+
+from ram_tune.config import Config
+from ram_tune.search.reports import formats
+from ram_tune.search.reports.compare import Comparison, Row, compare
+from ram_tune.search.reports.document import document, markdown
+from ram_tune.search.reports.kept import opened, read
+from ram_tune.search.reports.tables import difference_table, gains_table, labels_table, published_table, verdicts
+from ram_tune.search.space import Published
+from ram_tune.search.statistics import Interval, Paired, paired, t_interval
+
+PUBLISHED = Published(
+    arm="A", dataset="voc2007", split="test", scale=512, views="ten", classifier="svm", source="RMA Table 4", mAP=91.3
+)
+
+
+def row(name: str, *values: float, base: tuple[float, ...] = (), **more) -> Row:
+    found = Row(
+        name, "study", "train", 3, dict(enumerate(values)), Config(), mean=t_interval(values) if values else None
+    )
+    if base:
+        tested = paired(values[: len(base)], base[: len(values)])
+        more = {"paired": tested, "holm": tested.p, "difference": Interval(tested.difference.mean, 0.25, 3.0), **more}
+    return Row(**{**vars(found), **more})
+
+
+NONE = 70.0, 71.0, 72.0
+BASE = row("none", *NONE, reference=True, labels={"cat": 60.0, "dog": 80.0, "cow": math.nan})
+ARM = row(
+    "A", 72.0, 73.5, 74.0, base=NONE, published=PUBLISHED, known=91.3, differs="12 epochs, not 45",
+    labels={"cat": 63.0, "dog": 79.0, "cow": math.nan},
+)  # fmt: skip
+
+
+def comparison(*others: Row, metric: str = "mAP") -> Comparison:
+    return Comparison(metric, "scenes", "none", [BASE, *others])
+
+
+def test_differences_by_seed_and_over_images():
+    # 2, 2.5, 2: mean 2.167, s = 0.2887; 4.303·0.2887/√3 = 0.717; t = 13.0, p = 0.0059 by SciPy
+    assert rows(difference_table(comparison(ARM))) == [
+        ["A", "3", "+2.2 [+1.4, +2.9]", "0.006", "0.006", "0.25 (≥ 0.25)", "+2.2 [+0.2, +3.0]"]
+    ]
+    text = words(difference_table(comparison(ARM)))
+    assert "mAP against none, in points" in text
+    assert "p adjusted for 1 comparison;" in text
+    assert "95 % of 1,000 resamples" in text
+
+
+def test_one_seed_says_that_seeds_are_not_known():
+    one = row("A", 72.0, base=(70.0,))
+    table = difference_table(comparison(one))
+    assert rows(table) == [["A", "1", "+2.0", "", "", "", "+2.0 [+0.2, +3.0]"]]
+    assert "one seed: that another seed would say the same is not known" in words(table)
+
+
+def test_what_cannot_be_paired_says_so():
+    other = row("other: B", 50.0, unpaired="unpaired: other images (voc2007)")
+    assert rows(difference_table(comparison(ARM, other)))[1][:3] == ["other: B", "", "unpaired: other images (voc2007)"]
+
+
+def test_a_metric_without_resamples_says_so():
+    bare = row("A", 72.0, 73.0, base=NONE[:2], difference=None)
+    assert "over images: not computed for mAP_11" in words(difference_table(comparison(bare, metric="mAP_11")))
+
+
+def test_without_a_reference_or_another_arm_there_is_nothing_to_compare():
+    assert difference_table(Comparison("mAP", "scenes", "", [ARM])) is None
+    assert difference_table(comparison()) is None
+
+
+def test_published_numbers_beside_measured_ones_with_what_differs():
+    table = published_table(comparison(ARM))
+    assert rows(table) == [["A", "73.2 ± 2.6", "–", "91.3 *", "-18.1"]]
+    assert "* RMA Table 4; 12 epochs, not 45" in words(table)
+    assert published_table(comparison()) is None
+
+
+def test_labels_gained_and_lost():
+    assert rows(gains_table(comparison(ARM))) == [["A", "cat +3.0", "dog -1.0"]]
+    assert rows(labels_table(comparison(ARM))) == [
+        ["cat", "60.0", "63.0"],
+        ["dog", "80.0", "79.0"],
+        ["cow", "–", "–"],
+    ]
+
+
+def test_the_verdict_in_words():
+    said = verdicts(comparison(ARM))
+    assert said[0] == "highest mAP: A with 73.2 ± 2.6; none, the reference, has 71.0 ± 2.5"
+    assert said[1].startswith("A (+2.2) differs from the reference by more than seeds make")
+    assert said[2].startswith("A (+2.2) differs from the reference by more than other test images would make")
+    same = row("B", 71.0, 70.0, 72.5, base=NONE, difference=Interval(0.2, -1, 1))
+    assert [one.partition(" from")[0] for one in verdicts(comparison(same))[1:]] == ["no arm differs", "no arm differs"]
+    assert verdicts(comparison()) == []
+
+
+def test_csv_has_every_figure():
+    (head, none, arm) = csv.reader(io.StringIO(formats.csv_text(comparison(ARM))))
+    found = dict(zip(head, arm, strict=True))
+    assert (found["arm"], found["seeds"], found["seeds_asked"], found["reference"]) == ("A", "3", "3", "none")
+    assert float(found["difference"]) == pytest.approx(2.1667, abs=1e-4)
+    assert float(found["p_flips"]) == float(found["p_flips_floor"]) == 0.25
+    assert (found["published"], found["measured_minus_published"], found["differs"]) == (
+        "91.3000",
+        "-18.1333",
+        "12 epochs, not 45",
+    )
+    assert dict(zip(head, none, strict=True))["p"] == ""
+
+
+def test_markdown_escapes_what_is_markup():
+    table = Table(title="50\\[%]")
+    table.add_column("a|b")
+    table.add_column("n", justify="right")
+    table.add_row("*x*_y_", "1")
+    table.caption = "p < 0.05\nsecond"
+    assert formats.markdown(table) == (
+        "### 50\\[%\\]\n\n| a\\|b | n |\n| --- | ---: |\n| \\*x\\*\\_y\\_ | 1 |\n\np \\< 0.05  \nsecond  \n"
+    )
+
+
+def test_the_whole_report_as_markdown_and_on_a_terminal(tmp_path):
+    search = Finished(tmp_path, space()).all()
+    search.failed("A_1", 7, "RuntimeError: out of [memory]")
+    kept = read(opened(search.storage, search.name), search.folder)
+    text = markdown(document(kept))
+    assert text.startswith("# Constraints on scenes\n\nWhich?\n")
+    assert "- highest mAP: A\\_1 with" in text
+    assert "FAILED A\\_1 · seed 7: RuntimeError: out of \\[memory\\]" in text
+    assert "3 of 4" in text  # seed 7 was asked for, too
+    for table in document(kept).tables:
+        assert shown(table)
+
+
+# LaTeX
+
+NAMES = "A_1 & 50 % of {x}", "α·β ~ $5 \\ #2 ^", "a rather long name of an arm that wraps"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latex_escapes_names(name):
+    text = formats.latex(comparison(row(name, 72.0, 73.5, 74.0, base=NONE)), f"{name} on scenes")
+    (line,) = (line for line in text.splitlines() if "& 3 &" in line and "none" not in line)
+    assert len(re.findall(r"(?<!\\)&", line)) == 4
+    assert not re.search(r"(?<!\\)[%#~^]", re.sub(r"\\text\w+\{\}", "", line))
+
+
+def test_latex_says_what_its_signs_are():
+    text = formats.latex(comparison(ARM, row("B", 70.5)), "Constraints on scenes")
+    assert "A & 3 & 73.2$\\,\\pm\\,$2.6 & $+2.2\\pm0.7$ & 0.006 & 91.3 \\\\" in text
+    assert "Incomplete: B 1 of 3 seeds." in text
+    assert "Measured otherwise than published: 12 epochs, not 45." in text
+    assert "\\label{tab:constraints-on-scenes}" in text
+
+
+PAPER = """\\documentclass[twocolumn]{article}
+\\usepackage[utf8]{inputenc}
+\\usepackage{booktabs,tabularx}
+\\setlength{\\columnwidth}{237pt}
+\\setlength{\\textwidth}{496pt}
+\\begin{document}
+%s
+text
+\\end{document}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
+def test_latex_compiles_to_a_table_that_fits_a_column(tmp_path):
+    arms = [row(name, 72.0, 73.5, 74.0, base=NONE, published=PUBLISHED, known=91.3) for name in NAMES]
+    narrow = row("#19, confirmed", 100.0, 12.5, 74.0, base=NONE, published=PUBLISHED, known=91.3)
+    text = formats.latex(comparison(ARM, narrow, *arms), "Region constraints on scenes_1, 100 %")
+    (tmp_path / "paper.tex").write_text(PAPER % text, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 5000
+
+
+def test_intervals_in_the_table_are_those_of_the_comparison(tmp_path):
+    search = Finished(tmp_path, space()).all()
+    found = compare(read(opened(search.storage, search.name), search.folder))
+    assert isinstance(found.rows[1].paired, Paired)
+    (line,) = rows(difference_table(found))
+    assert line[2].startswith(f"{found.rows[1].paired.difference.mean:+.1f} [")
