@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from finished import ARMS, Finished, space
@@ -49,6 +51,16 @@ def test_the_arms_come_in_their_order_with_every_seed_that_was_asked_for(search)
     assert {job.dataset for job in found.jobs} == {"data-print"}
     assert list(found.histories) == ["A_1-0", "none-1"]
     assert [epoch["epoch"] for epoch in found.histories["A_1-0"]] == [1, 2, 3]
+
+
+def test_arms_that_compute_the_same_have_one_run(search):
+    job = search.run("none", 0)
+    search.study._write(
+        replace(job, also=("A_1",)), "finished", search.study.outcomes()[job.fingerprint], 1, 3, 1.0, 0.0
+    )
+    found = kept(search)
+    shared = [(one.setting, one.fingerprint) for one in found.jobs if one.seed == 0 and found.finished(one)]
+    assert shared == [("none", job.fingerprint), ("A_1", job.fingerprint)]
 
 
 def test_stage_1_and_models_that_are_only_evaluated_are_kept_with_what_needs_them(search):
