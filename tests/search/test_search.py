@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 
 import pytest
 from searches import DRAWN, Searches
@@ -19,11 +18,6 @@ DIVERGES = "  diverges: {training.localization_lr_multiplier: 1.0e+30}\n  one la
 @pytest.fixture
 def searches(pictures, tiny, tmp_path) -> Searches:
     return Searches(tmp_path, pictures, [*tiny, "execution.cpus_per_worker=1"])
-
-
-def rows(output: str) -> list[str]:
-    """Of all tables."""
-    return [line for line in output.splitlines() if line.startswith("│")]
 
 
 @pytest.mark.ray
@@ -86,58 +80,6 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     assert f" {100 * plain['mAP']:.1f} " in row
     assert "91.3 *" in row
     assert "* RMA Table 4: voc2007 test, N=512, ten views, svm" in done.stdout  # not what was measured here
-
-
-@pytest.mark.ray
-def test_interrupted_resumed_repeated_and_extended(searches, tmp_path):
-    """`--workers 0`: the runs share a process, so that this takes seconds."""
-    searches.fields = [field for field in searches.fields if "epochs" not in field]
-    searches.fields += ["training.epochs=24", "stage1.epochs=2"]
-    options = "--workers", "0", "--concurrency", "1", "--arms", "none", "A+S"
-
-    first = searches.start("constraints", *options)
-    lines = []
-    for line in first.stdout:
-        lines.append(line)
-        if line.startswith("none") and "epoch   3/24" in line:
-            first.send_signal(signal.SIGINT)
-            break
-    lines += list(first.stdout)
-    assert first.wait(timeout=120) == 130, "".join(lines)
-    assert "The same command goes on from here" in "".join(lines)
-    parent, children = searches.children("constraints-labels")
-    assert parent.info.status == children["none · seed 0"].info.status == "KILLED"
-    reached = searches.epochs(children["none · seed 0"])
-    assert reached == list(range(1, len(reached) + 1))
-    assert 3 <= len(reached) < 24
-
-    second = searches.run("constraints", *options)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert "1 of them finished before" in second.stdout  # stage 1
-    assert "epoch   1/24" not in "".join(line for line in second.stdout.splitlines() if line.startswith("none"))
-    parent, children = searches.children("constraints-labels")
-    assert set(children) == {"stage 1", "none · seed 0", "A+S · seed 0"}
-    for name in ("none · seed 0", "A+S · seed 0"):
-        assert searches.epochs(children[name]) == list(range(1, 25))
-        assert children[name].info.status == "FINISHED"
-
-    third = searches.run("constraints", *options)
-    assert third.returncode == 0, third.stderr
-    assert "started" not in third.stdout
-    assert rows(third.stdout) == rows(second.stdout)
-
-    fourth = searches.run("constraints", *options, "--seeds", "2", "--keep-checkpoints", "none")
-    assert fourth.returncode == 0, fourth.stderr
-    assert [line.split("·")[0].strip() for line in fourth.stdout.splitlines() if line.endswith("started")] == [
-        "none",
-        "A+S",
-    ]
-    parent, children = searches.children("constraints-labels")
-    assert set(children) == {"stage 1", *(f"{arm} · seed {seed}" for arm in ("none", "A+S") for seed in (0, 1))}
-    assert parent.info.status == "FINISHED"
-    assert "all seeds start from one stage 1" in fourth.stdout
-    assert len(list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/best.pt"))) == 1  # stage 1's
-    assert not list(tmp_path.glob("ram_tune_runs/constraints-*/runs/*/last.pt"))
 
 
 @pytest.mark.parametrize(
