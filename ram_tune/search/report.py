@@ -12,7 +12,8 @@ from rich.text import Text
 from ram_tune.config import Config
 from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
-from ram_tune.search.space import Protocol, Published, Space
+from ram_tune.search.published import Protocol, Published
+from ram_tune.search.space import Space
 from ram_tune.search.statistics import half_width
 from ram_tune.search.study import Study
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,76 +10,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 import ram_tune
-from ram_tune.config import Config
 from ram_tune.errors import BadInput, nearest
 from ram_tune.search import yaml_strict
 from ram_tune.search.domains import Domain
 from ram_tune.search.fields import Part, check_values, expected, shown
 from ram_tune.search.objectives import DIRECTIONS, Metric, metric, parse_constraint
 from ram_tune.search.parameters import check
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a number was measured: two are comparable only where all of this is the same."""
-
-    dataset: str
-    split: str
-    scales: tuple[int, ...]
-    views: str
-    classifier: str
-    edges: str = ""  # those that object proposals were found by
-
-    @classmethod
-    def of(cls, config: Config) -> Protocol:
-        """How a run of `config` is measured in the end."""
-        data, rule = config.data, config.evaluation
-        return cls(
-            data.name,
-            data.test_split,
-            rule.scales or (data.image_size,),
-            rule.views,
-            rule.classifier,
-            config.model.edges,
-        )
-
-    def words(self) -> str:
-        scales = " and ".join(map(str, self.scales))
-        views = "one view" if self.views == "one" else "ten views"
-        edges = f", edges: {self.edges}" if self.edges else ""
-        return f"{self.dataset} {self.split}, N={scales}, {views}, {self.classifier}{edges}"
-
-
-class Published(Part):
-    """A published number, in percent, and all that it is a number of."""
-
-    arm: str
-    dataset: str
-    split: str
-    scale: int | list[int]
-    views: Literal["one", "ten"]
-    classifier: Literal["svm", "network"]
-    source: str
-    edges: Literal["", "structured forest", "gradient"] = ""
-    mAP: float | None = None  # noqa: N815
-    CF1: float | None = None
-    OF1: float | None = None
-
-    def protocol(self) -> Protocol:
-        """What it is a number of."""
-        scales = (self.scale,) if isinstance(self.scale, int) else tuple(self.scale)
-        return Protocol(self.dataset, self.split, scales, self.views, self.classifier, self.edges)
-
-
-class Other(Part):
-    """A published number, in percent, of a system that is none of the arms."""
-
-    system: str
-    dataset: str
-    source: str
-    mAP: float | None = None  # noqa: N815
-    CF1: float | None = None
-    OF1: float | None = None
+from ram_tune.search.published import Other, Published
 
 
 class Method(Part):
@@ -225,7 +161,7 @@ def read(name: str) -> Space:
         *((f"arms_on.{data}.{arm}", one) for data, arms in space.arms_on.items() for arm, one in arms.items()),
     ):
         check_values(values, f"{path}: {where}")
-    _check_published(space, path)
+    _check_arms_named(space, path)
     if space.parameters:
         _check_sampled(space, path)
     return space
@@ -243,23 +179,18 @@ def _require_one_kind(space: Space, path: Path) -> None:
         raise BadInput(f"{path}: {ignored[0]}", found="arms", expected="parameters to draw from", remedy=remedy)
 
 
-def _check_published(space: Space, path: Path) -> None:
+def _check_arms_named(space: Space, path: Path) -> None:
     known = {arm for arms in (space.arms, *space.arms_on.values()) for arm in arms}
-    for number, entry in enumerate(space.published):
-        if entry.arm not in known:
+    named = {f"published.{number}.arm": entry.arm for number, entry in enumerate(space.published)}
+    named |= {"reference": space.reference} if space.reference else {}
+    for field, arm in named.items():
+        if arm not in known:
             raise BadInput(
-                f"{path}: published.{number}.arm",
-                found=repr(entry.arm),
+                f"{path}: {field}",
+                found=repr(arm),
                 expected=f"one of the arms {', '.join(known)}" if known else "none, where there are no arms",
-                remedy=nearest(entry.arm, known),
+                remedy=nearest(arm, known),
             )
-    if space.reference and space.reference not in known:
-        raise BadInput(
-            f"{path}: reference",
-            found=repr(space.reference),
-            expected=f"one of the arms {', '.join(known)}" if known else "none, where there are no arms",
-            remedy=nearest(space.reference, known),
-        )
 
 
 def _check_sampled(space: Space, path: Path) -> None:

@@ -59,7 +59,7 @@ mkdir -p "$root$python"; mount --bind "$python" "$root$python"
 mkdir -p "$root$clone"
 if [ "$name" = desk ]; then mount --bind "$clone" "$root$clone"; else mount -t tmpfs tmpfs "$root$clone"; fi
 # Where its scripts look for it, and where `make install` does; whatever is written to it stays with this host.
-mkdir -p "$root$venv" "$root/root/ram_tune/.venv"
+mkdir -p "$root$venv" "$root$HOME/ram_tune/.venv"
 mount -t overlay overlay -o "lowerdir=$venv,upperdir=$root/run/changes,workdir=$root/run/work" "$root$venv"
 mount --bind "$root$venv" "$root/root/ram_tune/.venv"
 echo "$pid"

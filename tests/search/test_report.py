@@ -12,8 +12,9 @@ from tables import rows, words
 from ram_tune.config import Config, Data, Evaluation, Model, Training
 from ram_tune.config.model import Proposals
 from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.published import Published
 from ram_tune.search.report import attention_table, failures, mechanism_table, results_table
-from ram_tune.search.space import Published, Space
+from ram_tune.search.space import Space
 
 ARMS = {"none": {}, "A": {}, "[b]": {}}
 

@@ -14,10 +14,10 @@ import numpy as np
 from ram_tune.config import Config
 from ram_tune.errors import BadInput, nearest
 from ram_tune.search.jobs import Job
+from ram_tune.search.published import Protocol, Published
 from ram_tune.search.report import arms_of, published
 from ram_tune.search.reports import images
 from ram_tune.search.reports.kept import Kept
-from ram_tune.search.space import Protocol, Published
 from ram_tune.search.statistics import Interval, Paired, centred, holm, paired, percentiles, t_interval
 
 METRICS = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"

@@ -13,10 +13,10 @@ from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluation import metrics
 from ram_tune.evaluation.resampling import multiplicities
+from ram_tune.search.published import Published
 from ram_tune.search.reports import images
 from ram_tune.search.reports.compare import compare, differences
 from ram_tune.search.reports.kept import Kept, opened, read
-from ram_tune.search.space import Published
 from ram_tune.training.results import SCORES
 
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from tables import rows, shown, words
 
 from ram_tune.config import Config
+from ram_tune.search.published import Published
 from ram_tune.search.reports import formats
 from ram_tune.search.reports.compare import Comparison, Row, compare
 from ram_tune.search.reports.document import document, markdown
 from ram_tune.search.reports.kept import opened, read
 from ram_tune.search.reports.tables import difference_table, gains_table, labels_table, published_table, verdicts
-from ram_tune.search.space import Published
 from ram_tune.search.statistics import Interval, Paired, paired, t_interval
 
 PUBLISHED = Published(
