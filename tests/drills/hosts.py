@@ -53,15 +53,16 @@ chmod 1777 "$root/tmp"
 mount --rbind /dev "$root/dev"; mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t proc proc "$root/proc"
 [ -L /etc/resolv.conf ] || mount --bind /dev/null "$root/etc/resolv.conf"  # no name is waited for
-mount --bind "$home" "$root/root"
+inside=$root/root  # the home, as this host sees it
+mount --bind "$home" "$inside"
 mount --bind "$shared" "$root/shared"
 mkdir -p "$root$python"; mount --bind "$python" "$root$python"
 mkdir -p "$root$clone"
 if [ "$name" = desk ]; then mount --bind "$clone" "$root$clone"; else mount -t tmpfs tmpfs "$root$clone"; fi
 # Where its scripts look for it, and where `make install` does; whatever is written to it stays with this host.
-mkdir -p "$root$venv" "$root$HOME/ram_tune/.venv"
+mkdir -p "$root$venv" "$inside/ram_tune/.venv"
 mount -t overlay overlay -o "lowerdir=$venv,upperdir=$root/run/changes,workdir=$root/run/work" "$root$venv"
-mount --bind "$root$venv" "$root/root/ram_tune/.venv"
+mount --bind "$root$venv" "$inside/ram_tune/.venv"
 echo "$pid"
 exec chroot "$root" bash -c '
   export HOME=/root; [ ! -e ~/.ssh/sshd_config ] || /usr/sbin/sshd -f ~/.ssh/sshd_config
