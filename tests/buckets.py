@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,27 +23,36 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+KILLED = "killed"
+
 
 class Server:
-    """What clients ask of it is counted: (method, path) → times."""
+    """What each of its users asks of it is counted: (user, method, path) → times."""
 
     def __init__(self):
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.app = DomainDispatcherApplication(create_backend_app)
         self.http = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self.http.port}"
-        self.asked: Counter[tuple[str, str]] = Counter()
+        self.asked: Counter[tuple[str, str, str]] = Counter()
         self._stall: Callable[[], bool] | None = None
         self._stalled, self._go_on = threading.Event(), threading.Event()
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.client = boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
 
     def _answer(self, environ: dict, start: Callable) -> Iterable[bytes]:
-        self.asked[environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"])] += 1
+        signed = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        user = signed[1] if signed else ""
+        self.asked[user, environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"])] += 1
         if self._stall and self._stall():
             self._stalled.set()
             self._go_on.wait(60)
         return self.app(environ, start)
+
+    def gets(self, user: str, path: str = "") -> int:
+        """How often `user` read what has `path` in its name."""
+        asked = list(self.asked.items())
+        return sum(times for (who, method, where), times in asked if (who, method) == (user, "GET") and path in where)
 
     @contextmanager
     def stalling(self, when: Callable[[], bool]) -> Iterator[Callable[[], None]]:
@@ -80,8 +90,12 @@ class Bucket:
             self.put(prefix + file.relative_to(folder).as_posix(), file.read_bytes())
 
     def fetched(self) -> Counter[str]:
-        """Name → how often it was asked for since the last call; `` for listings."""
-        gets = Counter({path: times for (method, path), times in self.server.asked.items() if method == "GET"})
+        """Name → how often it was asked for since the last call; `` for listings. Of a process that
+        was killed requests may still come in: those of the user `KILLED` do not count."""
+        gets: Counter[str] = Counter()
+        for (user, method, path), times in self.server.asked.items():
+            if method == "GET" and user != KILLED:
+                gets[path] += times
         self.server.asked.clear()
         return Counter({path.removeprefix(f"/{self.name}").lstrip("/"): times for path, times in gets.items()})
 

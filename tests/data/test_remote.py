@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buckets import Bucket, Server, sums
+from buckets import ENVIRONMENT, KILLED, Bucket, Server, sums
 from PIL import Image
 
 from ram_tune.config import Config
@@ -41,9 +41,10 @@ with copy.held():
 """
 
 
-def fetching(url: str, cache: Path) -> subprocess.Popen:
+def fetching(url: str, cache: Path, user: str = ENVIRONMENT["AWS_ACCESS_KEY_ID"]) -> subprocess.Popen:
     """A process that fetches all there is."""
-    return subprocess.Popen([sys.executable, "-c", FETCH, url, str(cache)], stderr=subprocess.PIPE, text=True)
+    command, environment = [sys.executable, "-c", FETCH, url, str(cache)], os.environ | {"AWS_ACCESS_KEY_ID": user}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def fetch(url: str, cache: Path, *names: str) -> Copy:
@@ -317,8 +318,8 @@ def test_killed_and_taken_up_again(bucket: Bucket, s3: Server, tmp_path: Path):
     for name, content in files.items():
         bucket.put(f"many/{name}", content)
     bucket.fetched()
-    with s3.stalling(lambda: len([1 for method, path in list(s3.asked) if method == "GET"]) > 40) as stalled:
-        process = fetching(f"{bucket.url}/many", tmp_path)
+    with s3.stalling(lambda: s3.gets(KILLED) > 40) as stalled:
+        process = fetching(f"{bucket.url}/many", tmp_path, KILLED)
         stalled()
         process.send_signal(signal.SIGKILL)
         process.wait(30)
@@ -336,8 +337,8 @@ def test_a_large_file_goes_on_where_it_was_left(bucket: Bucket, s3: Server, tmp_
     content = np.random.default_rng(0).bytes(3 * CHUNK + 5)
     bucket.put("large/a.bin", content)
     bucket.fetched()
-    with s3.stalling(lambda: s3.asked["GET", f"/{bucket.name}/large/a.bin"] == 3) as stalled:
-        process = fetching(f"{bucket.url}/large", tmp_path)
+    with s3.stalling(lambda: s3.gets(KILLED, "/large/a.bin") == 3) as stalled:
+        process = fetching(f"{bucket.url}/large", tmp_path, KILLED)
         stalled()
         process.send_signal(signal.SIGKILL)
         process.wait(30)
@@ -376,8 +377,8 @@ def test_who_waits_is_told_how_far_the_other_is(bucket: Bucket, s3: Server, tmp_
     bucket.fetched()
     told: list[tuple[str, int, int]] = []
     copy = Copy(f"{bucket.url}/set", tmp_path)
-    with s3.stalling(lambda: len([1 for method, path in list(s3.asked) if method == "GET"]) > 20) as stalled:
-        other = fetching(f"{bucket.url}/set", tmp_path)
+    with s3.stalling(lambda: s3.gets(KILLED) > 20) as stalled:
+        other = fetching(f"{bucket.url}/set", tmp_path, KILLED)
         stalled()
 
         def hear(*what) -> None:
