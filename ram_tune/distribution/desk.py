@@ -52,7 +52,7 @@ class Books(Protocol):
         """Why the record is not being sent, or empty."""
         ...
 
-    def close(self, table: str, status: str) -> None: ...
+    def close(self, table: str, status: str, markdown: str) -> None: ...
     def settle(self, timeout: float) -> list[str]:
         """Wait until the record is sent → what could not be."""
         ...
@@ -128,9 +128,9 @@ class Desk:
     def told_to_stop(self, run: str) -> bool:
         return self.stopping or self.books.gave_up(run)
 
-    def close(self, table: str, status: str, timeout: float) -> list[str]:
+    def close(self, table: str, status: str, timeout: float, markdown: str = "") -> list[str]:
         """End the record → a sentence for everything that could not be sent within `timeout` seconds."""
-        self.books.close(table, status)
+        self.books.close(table, status, markdown)
         return self.books.settle(timeout)
 
     def _live(self, beat_seconds: float) -> None:

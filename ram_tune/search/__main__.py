@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.text import Text
+from rich.console import Console
 
 from ram_tune.config import Config
 from ram_tune.errors import BadInput, command_line
@@ -24,7 +26,8 @@ from ram_tune.options import (
     tracking_uri,
 )
 from ram_tune.search import space as spaces
-from ram_tune.search.arguments import check_sampled, chosen, limited, overrides_of, parser, positive
+from ram_tune.search.arguments import check_manner, check_sampled, chosen, limited, overrides_of, parser
+from ram_tune.search.browsing import browse
 from ram_tune.search.space import Space
 from ram_tune.search.submission import settle_in
 
@@ -49,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.search:
         raise BadInput("--submit", found="no search", expected="its name first", remedy="`--list` lists them.")
     data = options.data or "scenes"
-    positive("--seeds", options.seeds)
-    positive("--concurrency", options.concurrency)
+    check_manner(options)
     space = limited(chosen(spaces.read(options.search).on(data), options.arms), options)
     name = Path(options.search).stem
     overrides = overrides_of(options)
@@ -68,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     caches, results = cache_dir(options.cache_dir), results_dir(options.results)
     storage, record = study_storage(options.study_storage, results), tracking_uri(options.tracking_uri)
 
+    from ram_tune.data.progress import telling
     from ram_tune.data.roles import load
     from ram_tune.search.driver import Places, known_outcomes, to_do
     from ram_tune.search.objectives import DIRECTIONS
@@ -108,8 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
         said = expected(todo, study, caches, float(_has_gpu()) if gpus is None else gpus)
         console.print(said, highlight=False, soft_wrap=True)
         return 0
-    for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
-        make_ready(config, dataset, caches)
+    with telling(lambda *_: None) if options.quiet else nullcontext():
+        for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
+            make_ready(config, dataset, caches)
     # Made only now that everything else is right.
     study = open_study(storage, wanted, options.fresh, directions=[DIRECTIONS[one] for one in space.objectives])
     assert study is not None
@@ -118,7 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         study.agree(space.arms)
     places = Places(storage, record, results / study.name, caches)
-    _greet(console, f"{space.title} on {dataset.name}: {what}", places)
+    if not options.quiet:
+        _greet(console, f"{space.title} on {dataset.name}: {what}", places)
     return _search(options, name, space, base, dataset, [] if maker else jobs, study, places, console, maker)
 
 
@@ -141,107 +146,124 @@ def _search(
     maker: Maker | None,
 ) -> int:
     """Run what is missing, print the table → the exit code."""
-    from ram_tune.search.answer import answer, is_complete, plot_command
+    from ram_tune.search import weights
+    from ram_tune.search.answer import is_complete, plot_command
     from ram_tune.search.driver import (
         Manner,
         any_failed,
         carry_out,
         chosen_jobs,
-        drop_all_weights,
-        drop_weights,
-        histories,
         known_outcomes,
-        register_best,
         send_what_waits,
         settings_failed,
         to_do,
     )
     from ram_tune.search.lease import this_process
-    from ram_tune.search.record import REPORT, About
-    from ram_tune.search.report import attention_table, failed_runs, failures, mechanism_table, results_table
+    from ram_tune.search.notify import Notifier, counts
+    from ram_tune.search.record import REPORT, About, Record
     from ram_tune.search.reports.kept import note
     from ram_tune.search.reports.page import leave as leave_report
     from ram_tune.search.settings import count_tried
+    from ram_tune.search.summary import Summary, summarise
 
-    def tables(outcomes: Mapping[str, Outcome]) -> Group:
-        if maker:
-            found, said = answer(study, maker)
-            return Group(*found, *(Text(f"· {sentence}") for sentence in said))
-        parts = (
-            results_table(space, dataset.name, jobs, outcomes),
-            mechanism_table(jobs, histories(outcomes)),
-            attention_table(jobs, outcomes),
-        )
-        return Group(*(part for part in parts if part))
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def summarise(outcomes: Mapping[str, Outcome]) -> str:
-        plain = Console(width=120, color_system=None)
-        with plain.capture() as text:
-            plain.print(tables(outcomes), *failures(jobs, outcomes), sep="\n", markup=False)
-        return text.get()
+    def summed_up(outcomes: Mapping[str, Outcome]) -> Summary:
+        return summarise(space, dataset.name, jobs, outcomes, study, maker)
 
     about = About(
         experiment=f"{name}-{dataset.name}",
         study=study.name,
         title=f"{space.title} · {study.name.removeprefix(f'{name}-{dataset.name}-')}",
         question=space.question,
-        command=shlex.join(["python", "-m", "ram_tune.search", *sys.argv[1:]]),
+        command=typed(sys.argv[1:]),
         params=base.flat(),
+        dataset=described(dataset, base),
     )
+    notifier = Notifier(options.notify, {"search": about.experiment, "study": about.study})
     started = time.perf_counter()
     held = this_process()
     study.lease.claim(held)
-    try:
-        note(study, name, dataset.name, space, masked(about.command), base.training.epochs)
-        known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
-        why = ""
-        if not is_complete(study, maker) if maker else to_do(jobs, known):
-            manner = Manner(options.address, options.concurrency or 0, options.keep_checkpoints, 60 * options.watchdog)
-            outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summarise, console, maker)
-        else:
-            outcomes = known
-            if not (places.folder / REPORT).is_file() and (problem := leave_report(study, places.folder)):
-                console.print(problem, markup=False, highlight=False, soft_wrap=True)
-            send_what_waits(places, about, summarise(outcomes), "FINISHED", console)
-        if maker:
-            jobs, outcomes = chosen_jobs(study, maker), study.outcomes()
-        said = register_best(jobs, outcomes, study, places, about) if not why else ""
-        if not why and options.keep_checkpoints == "none":
-            drop_all_weights(study) if maker else drop_weights(jobs, outcomes)
-    finally:
-        study.lease.release(held)
+    with notifier.at_the_end(say) as ending:
+        try:
+            note(study, name, dataset.name, space, masked(about.command), base.training.epochs)
+            known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
+            why = ""
+            if not is_complete(study, maker) if maker else to_do(jobs, known):
+                manner = Manner(
+                    address=options.address,
+                    concurrency=options.concurrency or 0,
+                    keep=options.keep_checkpoints,
+                    patience=60 * options.watchdog,
+                    quiet=options.quiet,
+                    notifier=notifier,
+                )
+                outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summed_up, console, maker)
+            else:
+                outcomes = known
+                if not (places.folder / REPORT).is_file() and (problem := leave_report(study, places.folder)):
+                    say(problem)
+                send_what_waits(places, about, summed_up(outcomes), "FINISHED", console)
+            found, record = summed_up(outcomes), Record(places.folder, about, places.tracking_uri)
+            failed = settings_failed(study) if maker else any_failed(outcomes)
+            trained, all_outcomes = (chosen_jobs(study, maker), study.outcomes()) if maker else (jobs, outcomes)
+            registered = [] if why else weights.register(trained, all_outcomes, study, record, about)
+            if maker and not why:
+                weights.drop_sampled(options.keep_checkpoints, study, {job.fingerprint for job in trained})
+            elif not why:
+                weights.drop(options.keep_checkpoints, jobs, outcomes)
+        finally:
+            study.lease.release(held)
+        ending.status = "KILLED" if why else "FAILED" if failed else "FINISHED"
+        ending.text = f"stopped: {why}" if why else "ended, with failed runs" if failed else "ended"
+        best = weights.best_of(trained, all_outcomes)
+        ending.about = {
+            "runs": counts(all_outcomes.values()),
+            "best": best,
+            "seconds": round(time.perf_counter() - started),
+        }
 
-    console.print(tables(outcomes))
-    for line in failed_runs(study) if maker else failures(jobs, outcomes):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if said:
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    console.print(found.shown())
+    for line in [*found.failed, *registered, weights.disk_use(places.folder)]:
+        say(line)
     took = f"{time.perf_counter() - started:.0f} s"
-    console.print(f"{took}. Browse the runs: {browse(places.tracking_uri)}", highlight=False, soft_wrap=True)
+    say(f"{took}. Browse the runs: {browse(places.tracking_uri, record.experiment)}")
     if (report := places.folder / REPORT).is_file():
-        console.print(f"Report: {report}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Report: {report}")
     if maker:
-        look = f"Look at the study: {plot_command(study, masked(places.storage))}"
-        console.print(look, highlight=False, soft_wrap=True, markup=False)
+        say(f"Look at the study: {plot_command(study, masked(places.storage))}")
     if why:
         again = "The same command without --fresh" if options.fresh else "The same command"
-        console.print(f"Stopped before the end: {why}. {again} goes on from here.", soft_wrap=True)
+        say(f"Stopped before the end: {why}. {again} goes on from here.")
         if maker and space.confirm and (there := count_tried(study)):
-            console.print(f"With --trials {there} it confirms what there is, and ends.", highlight=False)
+            say(f"With --trials {there} it confirms what there is, and ends.")
         return 0 if why.startswith("the budget") else 130
-    failed = settings_failed(study) if maker else any_failed(outcomes)
     return 1 if failed else 0
 
 
-def browse(tracking_uri: str) -> str:
-    """What to type, or where to look, to see the runs."""
-    if not tracking_uri.startswith("sqlite:"):
-        return masked(tracking_uri)
-    command = Path(sys.executable).with_name("mlflow")  # the environment need not be active
-    here = Path.cwd()
-    command = command.relative_to(here) if command.is_relative_to(here) else command
-    store = "" if tracking_uri == f"sqlite:///{here / 'mlflow.db'}" else f" --backend-store-uri {tracking_uri}"
-    return f"{command} ui{store}, then http://127.0.0.1:5000"
+def typed(arguments: Sequence[str]) -> str:
+    """The command, without what must not stand in a record: whoever knows the URL of --notify can post there."""
+    shown = [
+        "***" if before == "--notify" else re.sub(r"^(--notify=).*", r"\1***", word)
+        for before, word in zip(["", *arguments], arguments, strict=False)
+    ]
+    return shlex.join(["python", "-m", "ram_tune.search", *shown])
+
+
+def described(dataset: Dataset, base: Config) -> dict[str, str]:
+    """What MLflow says of a dataset: its name and fingerprint, where it is, how many images have each role."""
+    place = base.data.root or base.data.file or dataset.name
+    kind = place.partition("://")[0] if "://" in place else "local" if base.data.root else "code"
+    roles = {role: len(images) for role, images in dataset.roles.items()}
+    profile = {**roles, "labels": len(dataset.categories)}
+    return {
+        "name": dataset.name,
+        "digest": dataset.fingerprint[:36],  # as many as MLflow takes
+        "source_type": kind,
+        "source": json.dumps({"uri": masked(place)}),
+        "profile": json.dumps(profile),
+    }
 
 
 def count_of(jobs: Sequence[Job], todo: Sequence[Job]) -> str:

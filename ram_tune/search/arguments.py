@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ram_tune.config import Config
 from ram_tune.errors import BadInput, nearest
 from ram_tune.options import add_data_options, add_search_places
 from ram_tune.presets import parse_set
+from ram_tune.search import notify
+from ram_tune.search.jobs import Keep
 from ram_tune.search.space import Space
 
 EXAMPLES = """\
@@ -84,6 +88,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="say so when a run has not moved for so long, and what holds the machines (default: 10; 0: never)",
     )
+    how.add_argument("--quiet", action="store_true", help="no progress: only what goes wrong, and the answer")
+    how.add_argument(
+        "--notify",
+        default="",
+        metavar="URL",
+        help="post a short JSON there when the search ends, and when a run has not moved (default: $RAM_TUNE_NOTIFY, which "
+        "keeps it out of the shell's history)",
+    )
     jobs = parser.add_argument_group(
         "as a job on a cluster elsewhere",
         "Sent is the package as it is here, and the search's file. Places must be absolute ones there; those left out\n"
@@ -106,9 +118,10 @@ def parser() -> argparse.ArgumentParser:
     add_search_places(places)
     places.add_argument(
         "--keep-checkpoints",
-        choices=("best", "all", "none"),
+        choices=get_args(Keep),
         default="best",
-        help="of each run: the best epoch's weights (default); every epoch's, and its optimiser's state; or none but stage 1's",
+        help="the weights of each run's best epoch (default); of each arm's best run alone; of every epoch, with its "
+        "optimiser's state; or none but stage 1's",
     )
     return parser
 
@@ -171,6 +184,17 @@ def _workers(text: str | None) -> tuple[int | None, int | None]:
             "--workers", found=repr(text), expected="a number such as 2, or the fewest and the most, such as 1:4"
         )
     return found
+
+
+def check_manner(options: argparse.Namespace) -> None:
+    """Raise BadInput for numbers and addresses that cannot be meant; $RAM_TUNE_NOTIFY stands in for --notify."""
+    positive("--seeds", options.seeds)
+    positive("--concurrency", options.concurrency)
+    if not 0 <= options.watchdog < math.inf:
+        raise BadInput("--watchdog", found=f"{options.watchdog:g}", expected="minutes, or 0 for never")
+    if options.submit is None:
+        options.notify = options.notify or os.environ.get(notify.VARIABLE, "")
+    notify.checked(options.notify)
 
 
 def positive(option: str, value: int | None) -> int | None:

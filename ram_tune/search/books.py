@@ -117,8 +117,8 @@ class Books:
     def problem(self) -> str:
         return self.record.problem
 
-    def close(self, table: str, status: str) -> None:
-        self.record.close(table, status)
+    def close(self, table: str, status: str, markdown: str) -> None:
+        self.record.close(table, status, markdown)
 
     def settle(self, timeout: float) -> list[str]:
         return self.record.settle(timeout)

@@ -64,8 +64,9 @@ class Display:
         finished: int,
         clock: Callable[[], float] = time.monotonic,
         total: int = 0,
+        quiet: bool = False,
     ):
-        self.console, self.total = console, total
+        self.console, self.total, self.quiet = console, total, quiet
         self.jobs = {job.fingerprint: job for job in jobs}
         self.width = max((len(job.name) for job in jobs), default=0)
         self.clock = clock
@@ -75,7 +76,8 @@ class Display:
         self.counts = {"finished": finished, "failed": 0, "pruned": 0, "stopped": 0}
         self.seconds: list[float] = []  # that the jobs took which finished here
         self.lock = threading.RLock()  # what is above changes while the live part is drawn
-        self.live = Live(self, console=console, transient=True) if console.is_interactive else None
+        self.cluster = ""  # what of it is in use
+        self.live = Live(self, console=console, transient=True) if console.is_interactive and not quiet else None
 
     def __enter__(self) -> Display:
         if self.live:
@@ -102,8 +104,11 @@ class Display:
     def _note(self, event: Mapping[str, Any]) -> str:
         """→ the line to print, or nothing."""
         kind, run = event["type"], event.get("run", "")
-        if kind == "notice":
+        if kind in ("notice", "stalled"):
             return event["text"]
+        if kind == "cluster":
+            self.cluster = event["text"]
+            return ""
         if run not in self.jobs or run in self.ended:
             return ""
         name, now = f"{self.jobs[run].name:<{self.width}}", self.clock()
@@ -119,13 +124,14 @@ class Display:
                 return f"{name}  {event['text']}"
             if ended:
                 self.seconds.append(now - ended.since)
-            return f"{name}  finished  {_test(event['metrics'])}"
+            line = f"{name}  finished  {_test(event['metrics'])}"
+            return "" if self.quiet else line if self.live else f"{line}\n{self._summary(now)}"
         if kind not in ("started", "state", "step", "epoch") or event.get("epoch") == 0:  # epoch 0: before training
             return ""
         new = run not in self.running
         found = self.running.setdefault(run, _Run(self.jobs[run], now, now))  # its start may not have been told
         line = self._progress(found, event, now) if kind != "started" else "started" if new else ""
-        return f"{name}  {line}" if line and not self.live else ""
+        return f"{name}  {line}" if line and not self.live and not self.quiet else ""
 
     def _progress(self, run: _Run, event: Mapping[str, Any], now: float) -> str:
         """What happens within a running job → what to print of it, if anything."""
@@ -167,11 +173,11 @@ class Display:
         total = max(self.total, len(self.jobs))
         text = f"{self.counts['finished']} of {total} runs finished" + (f", {ended}" if ended else "")
         remaining = total - sum(self.counts.values())
-        if not self.seconds or remaining <= 0:
-            return text
-        each = sum(self.seconds) / len(self.seconds)
-        spent = sum(min(now - run.since, each) for run in self.running.values())
-        return f"{text} · {_duration((each * remaining - spent) / max(len(self.running), 1))} left"
+        if self.seconds and remaining > 0:
+            each = sum(self.seconds) / len(self.seconds)
+            spent = sum(min(now - run.since, each) for run in self.running.values())
+            text += f" · {_duration((each * remaining - spent) / max(len(self.running), 1))} left"
+        return f"{text} · {self.cluster}" if self.cluster else text
 
 
 def _row(run: _Run, now: float) -> list[Any]:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ram_tune.errors import BadInput, error_line
+from ram_tune.errors import BadInput
 from ram_tune.search.display import Display
 from ram_tune.search.findings import best
-from ram_tune.search.jobs import RUNS, Job, Outcome, Queue, located, missing
+from ram_tune.search.jobs import RUNS, Job, Keep, Outcome, Queue, located, missing
 from ram_tune.search.lease import Held
+from ram_tune.search.notify import NOBODY, Notifier
 from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.plan import Maker
 from ram_tune.search.record import About, Record
 from ram_tune.search.reports.page import leave as leave_report
 from ram_tune.search.settings import Need, tried
-from ram_tune.search.study import OBJECTIVE, Study
-from ram_tune.training import checkpoint
-from ram_tune.training.results import epochs, read_summary
+from ram_tune.search.study import Study
+from ram_tune.search.weights import has_weights
+
+if TYPE_CHECKING:
+    from ram_tune.distribution.desk import Event
+    from ram_tune.search.summary import Summary
 
 MLFLOW_SECONDS = 60.0
 """How long the end of a search waits for what is still to be sent, while MLflow answers."""
@@ -33,6 +39,8 @@ IN_A_HURRY_SECONDS = 5.0
 STOPPED = Outcome()
 
 LOG = "search.log"
+DESCRIBED = 4000
+"""Characters of tables in a parent's description; `table.txt` has them all."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,10 @@ class Manner:
 
     address: str = ""  # of a running cluster; empty: a Ray of our own
     concurrency: int = 0  # runs at once; 0: as many as fit
-    keep: Literal["best", "all", "none"] = "best"
+    keep: Keep = "best"
     patience: float = 600  # seconds without progress after which it is said; 0: never
+    quiet: bool = False  # of what happens only what somebody must know of
+    notifier: Notifier = NOBODY
 
 
 def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
@@ -68,7 +78,7 @@ def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> di
 def to_do(jobs: Sequence[Job], known: Mapping[str, Outcome]) -> list[Job]:
     """The jobs of the plan that must run."""
     finished = {run for run, outcome in known.items() if outcome.state == "finished"}
-    return missing(jobs, finished, {run for run in finished if _has_weights(known[run].checkpoint)})
+    return missing(jobs, finished, {run for run in finished if has_weights(known[run].checkpoint)})
 
 
 def carry_out(
@@ -79,7 +89,7 @@ def carry_out(
     places: Places,
     manner: Manner,
     about: About,
-    summarise: Callable[[Mapping[str, Outcome]], str],
+    summed_up: Callable[[Mapping[str, Outcome]], Summary],
     console: Console,
     maker: Maker | None = None,
 ) -> tuple[dict[str, Outcome], str]:
@@ -135,12 +145,19 @@ def carry_out(
         queue = Queue(jobs, done, more if maker else None, typical[-1])
         budget = maker.space.budget.trials if maker else 0
         before = sum(one.state != "open" for one in tried(study)) if maker else len(queue.finished)
-        display = Display(console, jobs, before, total=budget)
+        display = Display(console, jobs, before, total=budget, quiet=manner.quiet)
+
+        def handle(event: Event) -> None:
+            display.handle(event)
+            if event["type"] == "stalled":  # whoever is told may answer late, and progress is to be shown meanwhile
+                tell = partial(manner.notifier.post, "stalled", event["text"])
+                threading.Thread(target=tell, daemon=True).start()
+
         keep_all = manner.keep == "all"
         work = Work(queue, laid_out, desk, name, places.folder, places.cache_dir, made, keep_all, manner.patience)
         try:
             with display:
-                ended = execute(work, display.handle)
+                ended = execute(work, handle)
         except BaseException:  # Ctrl-C twice, or a fault of ours: the record is to say so
             ray.get(desk.close.remote("", "KILLED", IN_A_HURRY_SECONDS))
             raise
@@ -152,7 +169,8 @@ def carry_out(
         reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
         why = "" if complete else str(reason or "it was interrupted")
         _say(console, filter(None, [leave_report(study, places.folder)]))
-        unsent = ray.get(desk.close.remote(summarise(outcomes), status, MLFLOW_SECONDS))
+        found = summed_up(outcomes)
+        unsent = ray.get(desk.close.remote(found.text(), status, MLFLOW_SECONDS, found.markdown(DESCRIBED)))
     _say(console, unsent)
     return outcomes, why
 
@@ -170,53 +188,13 @@ def _typical(maker: Maker) -> list[Job]:
     return [*first, *(replace(run, fingerprint=f"{run.fingerprint} {number}") for number in several)]
 
 
-def send_what_waits(places: Places, about: About, table: str, status: str, console: Console) -> None:
+def send_what_waits(places: Places, about: About, found: Summary, status: str, console: Console) -> None:
     """Without any run: what an earlier search could not send, and the parent's end where that search was killed."""
     record = Record(places.folder, about, places.tracking_uri)
     if record.status != status:
-        record.close(table, status)
+        record.close(found.text(), status, found.markdown(DESCRIBED))
     _say(console, record.settle(MLFLOW_SECONDS))
     record.stop()
-
-
-def register_best(
-    jobs: Sequence[Job], outcomes: Mapping[str, Outcome], study: Study, places: Places, about: About
-) -> str:
-    """Log the trained network of the highest selection mAP as a model in MLflow, unless it is that already, and register it
-    under the search's name → a sentence on it, or nothing.
-    """
-    from ram_tune.search.model import card, log_model
-
-    trained = [job for job in jobs if job.kind == "train" and outcomes[job.fingerprint].state == "finished"]
-    there = [job for job in trained if _has_weights(outcomes[job.fingerprint].checkpoint)]
-    if not there:
-        return ""
-    best = max(there, key=lambda job: outcomes[job.fingerprint].metrics[OBJECTIVE])
-    run_id = Record(places.folder, about, places.tracking_uri).run_id(best.fingerprint)
-    if study.note("registered") == best.fingerprint or run_id is None:
-        return ""
-    folder, name = Path(outcomes[best.fingerprint].checkpoint), about.experiment
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
-    try:
-        log_model(places.tracking_uri, run_id, folder, name, card(folder, f"{about.title}: {best.name}"))
-    except Exception as error:  # MLflow's, the network's: the search is over and well
-        return f"The best model was not registered: {error_line(str(error))}"
-    study.set_note("registered", best.fingerprint)
-    return f"The best by {OBJECTIVE.replace('/', ' ')}, {best.name}, is registered in MLflow as {name}."
-
-
-def histories(outcomes: Mapping[str, Outcome]) -> dict[str, list[dict[str, float]]]:
-    """Fingerprint → the epochs of the runs whose files are there; the 0th is what regions did before the first."""
-    found = {}
-    for run, outcome in outcomes.items():
-        summary = read_summary(Path(outcome.checkpoint)) if outcome.checkpoint else None
-        if summary:
-            found[run] = epochs(summary)
-    return found
-
-
-def _has_weights(folder: str) -> bool:
-    return (Path(folder) / checkpoint.BEST).exists()
 
 
 def settings_failed(study: Study) -> bool:
@@ -226,22 +204,6 @@ def settings_failed(study: Study) -> bool:
     states = [one.state for one in tried(study)]
     others = [run for run in study.runs().values() if run["kind"] == "stage1" or "confirmed" in run["setting"]]
     return any(run["state"] == "failed" for run in others) or (bool(states) and set(states) <= {"failed"})
-
-
-def drop_all_weights(study: Study) -> None:
-    """Of a sampled search: those of every run but stage 1."""
-    for run in study.runs().values():
-        if run["kind"] != "stage1" and run["checkpoint"]:
-            (Path(run["checkpoint"]) / checkpoint.BEST).unlink(missing_ok=True)
-
-
-def drop_weights(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
-    """Those that others start from or evaluate stay: arms and seeds may be added later."""
-    needed = {need for job in jobs for need in job.needs}
-    for job in jobs:
-        outcome = outcomes.get(job.fingerprint)
-        if job.kind != "stage1" and job.fingerprint not in needed and outcome and outcome.checkpoint:
-            (Path(outcome.checkpoint) / checkpoint.BEST).unlink(missing_ok=True)
 
 
 def any_failed(outcomes: Mapping[str, Outcome]) -> bool:

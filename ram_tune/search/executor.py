@@ -24,10 +24,11 @@ from ram_tune.distribution.trial import DRIVER_RESOURCES, TrialConfig, run_trial
 from ram_tune.distribution.worker import ERROR, Order
 from ram_tune.search.jobs import NOT_RUN, RUNS, Job, Outcome, Queue
 from ram_tune.search.layout import Layout, fits, workers_of
-from ram_tune.search.watchdog import Watchdog, holders
+from ram_tune.search.watchdog import Watchdog, holders, usage
 from ram_tune.training.checkpoint import LAST
 
 POLL_SECONDS = 0.3
+USAGE_SECONDS = 5.0  # between two looks at what of the cluster is in use
 UNPLACED = ("PENDING", "RESCHEDULING")  # of a placement group
 MAX_LOSSES = 2
 """How often a run may lose the process that drives it and go on from its last checkpoint."""
@@ -180,6 +181,14 @@ class _Feed(Searcher):
         return {}  # Tune pickles its searcher; this one lives in the driver only
 
 
+def usage_now() -> str:
+    """What of the cluster is in use; nothing where Ray does not say."""
+    try:
+        return usage(ray.cluster_resources(), ray.available_resources())
+    except (RayError, RuntimeError):
+        return ""
+
+
 def _together(bundles: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """CPUs and GPUs of several workers."""
     bundles = list(bundles)
@@ -238,7 +247,7 @@ def _listening(feed: _Feed, handle: Callable[[Event], None], stopping: threading
     watchdog = Watchdog(feed.work.patience)
 
     def listen() -> None:
-        life, seen = "", 0
+        life, seen, looked = "", 0, -USAGE_SECONDS
         while True:
             last = done.is_set()
             try:
@@ -250,8 +259,10 @@ def _listening(feed: _Feed, handle: Callable[[Event], None], stopping: threading
             life, seen = now, (seen if now == life else 0) + len(events)
             for event in events:
                 watchdog.note(event)
-            stalled = [{"type": "notice", "text": feed.stalled(*found)} for found in watchdog.silent()]
-            for event in [*events, *stalled]:
+            found = [{"type": "stalled", "text": feed.stalled(*run)} for run in watchdog.silent()]
+            if time.monotonic() > looked + USAGE_SECONDS:
+                looked, found = time.monotonic(), [*found, {"type": "cluster", "text": usage_now()}]
+            for event in [*events, *found]:
                 try:
                     handle(event)
                 except Exception:  # a line that cannot be shown must not keep Ctrl-C from the workers

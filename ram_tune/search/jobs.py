@@ -16,6 +16,9 @@ RUNS = "runs"  # below a study's folder, where each job has a folder named by it
 
 Kind = Literal["stage1", "train", "evaluate"]
 
+Keep = Literal["best", "arms", "all", "none"]
+"""Which weights stay: the best epoch of each run, of each arm's best run, every epoch of each run, or stage 1's alone."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ CHECKPOINT = "ram_tune.checkpoint"
 
 WEIGHTS, CONFIG, CATEGORIES, CALIBRATION = "weights.safetensors", "config.json", "categories.json", "calibration.json"
 CARD = "README.md"
+MODELS = "models:/"  # how the URI of a logged model begins
 
 METRICS = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"  # in the card
 
@@ -109,10 +110,10 @@ def _folder_of(run_id: str) -> Path:
     return folder
 
 
-def log_model(tracking_uri: str, run_id: str, folder: Path, registered_name: str | None, card: str) -> str:
-    """Log the trained model in `folder` to the MLflow run `run_id`, and register it if it has a name → its URI.
+def log_model(tracking_uri: str, run_id: str, folder: Path, name: str, card: str) -> str:
+    """Log the trained model in `folder` to the MLflow run `run_id` → its URI. `card` is its README.
 
-    `card` is its README. Every call logs another model. Raises BadInput, and what MLflow raises.
+    Every call logs another model. Raises BadInput, and what MLflow raises.
     """
     prepare()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -134,7 +135,7 @@ def log_model(tracking_uri: str, run_id: str, folder: Path, registered_name: str
     signature = infer_signature(example, answers(trained, [image]))
 
     # Not mlflow.pyfunc.log_model: it reopens the run, and goes by the process's one tracking URI.
-    made = client.create_logged_model(run.info.experiment_id, registered_name or "model", run_id, model_type="ram_tune")
+    made = client.create_logged_model(run.info.experiment_id, name, run_id, model_type="ram_tune")
     with tempfile.TemporaryDirectory(prefix="ram_tune-model-") as parent:
         content, model = Path(parent) / "content", Path(parent) / "model"
         write(trained, content)
@@ -154,14 +155,21 @@ def log_model(tracking_uri: str, run_id: str, folder: Path, registered_name: str
         client.log_model_artifacts(made.model_id, str(model))
     client.finalize_logged_model(made.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    if registered_name:
-        if not client.search_registered_models(f"name = '{registered_name}'"):
-            client.create_registered_model(registered_name)
-        # Not by its URI: MLflow would look that up in the process's own store.
-        client.create_model_version(
-            registered_name, made.artifact_location, run_id, description=card, model_id=made.model_id
-        )
-    return f"models:/{made.model_id}"
+    return f"{MODELS}{made.model_id}"
+
+
+def register(tracking_uri: str, model: str, name: str, card: str, tags: Mapping[str, str]) -> str:
+    """Make a logged model the next version of the registered one of that name → the version's number."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    made = client.get_logged_model(model.removeprefix(MODELS))
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    # Not by its URI: MLflow would look that up in the process's own store.
+    place, run_id = made.artifact_location, made.source_run_id
+    version = client.create_model_version(name, place, run_id, dict(tags), description=card, model_id=made.model_id)
+    return str(version.version)
 
 
 def card(folder: Path, name: str) -> str:

@@ -18,10 +18,11 @@ from ram_tune.options import masked
 from ram_tune.search.jobs import Job
 from ram_tune.search.outbox import Outbox, encode
 from ram_tune.search.provenance import environment, provenance
-from ram_tune.search.sender import SEARCH, SQLITE, Sender, sqlite_file
+from ram_tune.search.sender import DESCRIPTION, EXPERIMENT, SEARCH, SQLITE, Sender, sqlite_file
 
 FILE, REPORT = "outbox.db", "report.html"
-LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters, MLflow's limits
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters, MLflow's limits; of a tag an older server's
+LONGEST_COMMAND = 500  # characters, in a description
 LONGEST_ERROR = 250  # characters of a tag that a column can show
 PAUSES = 1.0, 30.0  # seconds between two attempts to reach MLflow: the first, doubled up to the last
 
@@ -37,6 +38,14 @@ class About:
     command: str  # as typed
     params: dict[str, Any] = field(default_factory=dict)  # the flattened base configuration
     tags: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, str] = field(default_factory=dict)  # as MLflow has it: name, digest, source, profile
+
+    def described(self, found: str = "") -> str:
+        """In Markdown: the question, the command, and what was found."""
+        command = masked(self.command)
+        shown = command if len(command) < LONGEST_COMMAND else f"{command[:LONGEST_COMMAND]} …"
+        parts = [self.question, f"```sh\n{shown}\n```", found]
+        return "\n\n".join(part for part in parts if part)[:LONGEST_TAG]
 
 
 class Record:
@@ -50,7 +59,7 @@ class Record:
         file = sqlite_file(tracking_uri)
         # By its full path, for this process and the next may stand in different folders.
         uri = SQLITE + str(file) + "".join(tracking_uri.partition("?")[1:]) if file else tracking_uri
-        self.search, self.place, self.folder = search, masked(uri), folder
+        self.search, self.uri, self.place, self.folder = search, uri, masked(uri), folder
         self.outbox = Outbox(folder / FILE)
         self.sender = Sender(self.outbox, search.experiment, search.study, uri)
         self.problem = ""
@@ -62,13 +71,13 @@ class Record:
 
     def open(self) -> None:
         """The search is running."""
-        search = self.search
+        search, before = self.search, self.outbox.last(SEARCH, "close")
         tags = {
             **search.tags,
             "ram_tune.role": "search",
             "ram_tune.study": search.study,
             "ram_tune.command": masked(search.command),
-            "mlflow.note.content": search.question,
+            DESCRIPTION: before.payload.get("description", "") if before else search.described(),
         }
         self._begin(SEARCH, search.title, tags, search.params)
 
@@ -81,6 +90,7 @@ class Record:
             "ram_tune.seed": str(job.seed),
             "ram_tune.fingerprint": job.fingerprint,
             "ram_tune.dataset": job.dataset,
+            **({"ram_tune.also": ", ".join(job.also)} if job.also else {}),
         }
         self._begin(job.fingerprint, job.name, tags, job.config.flat())
 
@@ -120,11 +130,19 @@ class Record:
         self.outbox.put(SEARCH, "best", done, {f"best/{metric.replace('/', '_')}": float(value)})
         self._news.set()
 
-    def close(self, table: str, status: str) -> None:
-        """The search has ended: FINISHED, FAILED or KILLED. Its report, if there is one in the folder, goes with it."""
+    def close(self, table: str, status: str, markdown: str = "") -> None:
+        """The search has ended: FINISHED, FAILED or KILLED, with this table, as plain text and in Markdown. Its report, if
+        there is one in the folder, goes with it.
+        """
         report = self.folder / REPORT
         said = {"table": table, "environment": environment(), "status": status}
+        said["description"] = self.search.described(markdown)
         self._add(SEARCH, "close", said | ({"report": str(report.absolute())} if report.is_file() else {}))
+
+    @property
+    def experiment(self) -> str | None:
+        """MLflow's id of the experiment, once anything was sent."""
+        return self.outbox.get(EXPERIMENT)
 
     def run_id(self, fingerprint: str) -> str | None:
         """MLflow's id of a job's run, once it was sent."""
@@ -181,7 +199,7 @@ class Record:
     def _begin(self, run: str, name: str, tags: dict[str, str], params: dict[str, Any]) -> None:
         texts = {key: str(value)[:LONGEST_PARAM] for key, value in params.items()}
         short = {key: value[:LONGEST_TAG] for key, value in (self._provenance | tags).items()}
-        payload = {"name": name, "tags": short, "params": texts}
+        payload = {"name": name, "tags": short, "params": texts, "dataset": self.search.dataset}
         self._add(run, "open" if run == SEARCH else "started", payload)
 
     def _add(self, run: str, kind: str, payload: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ram_tune.options import masked
+from ram_tune.search import browsing
 from ram_tune.search.outbox import Entry, Outbox
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 PICTURES = "regions"  # what MLflow calls them
 TRIES = 3  # of an entry that fails for a reason not known to be MLflow's absence
 SQLITE = "sqlite:///"
+EXPERIMENT = "experiment"  # the note that says its id
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description, in Markdown."""
+
 REFUSALS = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -108,6 +113,9 @@ class Sender:
             self.experiment_id = found.experiment_id
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(self.experiment_id)
+        if found is None or found.tags.get(browsing.TAG) != browsing.view():
+            client.set_experiment_tag(self.experiment_id, browsing.TAG, browsing.view())
+        self.outbox.set(EXPERIMENT, self.experiment_id)
         if file:  # three times as fast; a reader may be in the way, then next time
             with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(file)) as database:
                 database.execute("PRAGMA journal_mode = WAL")
@@ -191,7 +199,8 @@ class Sender:
 
     def _begin(self, entry: Entry) -> None:
         """Find the run, or create it: it runs, for the first time or again."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT as CONTEXT
 
         name, tags, params = entry.payload["name"], dict(entry.payload["tags"]), entry.payload["params"]
         if entry.run != SEARCH:
@@ -209,6 +218,8 @@ class Sender:
         new = [Param(*param) for param in params.items() if param[0] not in run.data.params]
         for some in chunks(new, PARAMS_PER_CALL):
             self.client.log_batch(run.info.run_id, params=some)
+        if (about := entry.payload.get("dataset")) and not (run.inputs and run.inputs.dataset_inputs):
+            self.client.log_inputs(run.info.run_id, [DatasetInput(Dataset(**about), [InputTag(CONTEXT, "training")])])
 
     def _find(self, run: str) -> Run | None:
         known = self.outbox.get(_note(run))
@@ -247,11 +258,14 @@ class Sender:
         self.client.log_text(self._id(entry.run), entry.payload["traceback"], "traceback.txt")
 
     def _closed(self, entry: Entry) -> None:
+        run_id, said = self._id(entry.run), entry.payload
         self._ended(entry)
-        self.client.log_text(self._id(entry.run), entry.payload["table"], "table.txt")
-        self.client.log_text(self._id(entry.run), entry.payload["environment"], "environment.txt")
-        if Path(report := entry.payload.get("report", "")).is_file():
-            self.client.log_artifact(self._id(entry.run), report)
+        if said["table"]:  # none of a search that was left at once: what it found before stays
+            self.client.set_tag(run_id, DESCRIPTION, said["description"])
+            self.client.log_text(run_id, said["table"], "table.txt")
+        self.client.log_text(run_id, said["environment"], "environment.txt")
+        if Path(report := said.get("report", "")).is_file():
+            self.client.log_artifact(run_id, report)
 
     def _finished(self, entry: Entry) -> None:
         said = entry.payload

@@ -42,8 +42,12 @@ STOP_SECONDS = 3600
 NOT_SENT = {"search", "submit", "jobs", "follow", "stop", "address"}
 """Options that are not handed on as they are. A job uses the cluster that it runs on."""
 
-BY_VARIABLE = {"study_storage": "RAM_TUNE_STUDY_STORAGE", "tracking_uri": "MLFLOW_TRACKING_URI"}
-"""Options that travel as variables: they may hold passwords, and Ray shows a job's command to all, and writes it to its log."""
+BY_VARIABLE = {
+    "study_storage": "RAM_TUNE_STUDY_STORAGE",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "notify": "RAM_TUNE_NOTIFY",
+}
+"""Options that travel as variables: they may hold secrets, and Ray shows a job's command to all, and writes it to its log."""
 
 DATA_FILES = {".csv", ".json"}
 FILE_FIELDS = "data.root", "data.file", "model.backbone.weights"

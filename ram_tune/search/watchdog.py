@@ -54,6 +54,13 @@ def _last(event: Mapping[str, Any]) -> str:
     return f"since epoch {event['epoch']}{step}"
 
 
+def usage(total: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """`3 of 4 CPU, 1 of 2 GPU in use`; empty of a cluster that has neither."""
+    names = [name for name in ("CPU", "GPU") if total.get(name)]
+    used = [f"{total[name] - free.get(name, 0):g} of {total[name]:g} {name}" for name in names]
+    return f"{', '.join(used)} in use" if used else ""
+
+
 def holders(
     total: Mapping[str, float],
     free: Mapping[str, float],

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from ram_tune.presets import configure, parse_set
-from ram_tune.search.model import log_model
+from ram_tune.search.model import log_model, register
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.trained import Trained
 
@@ -68,6 +68,7 @@ def logged(run, store, place):
     client = MlflowClient(store)
     experiment = client.create_experiment("e", artifact_location=place)
     uri = log_model(store, client.create_run(experiment).info.run_id, run, "constraints", "# Best")
+    register(store, uri, "constraints", "# Best", {})
     return client.get_logged_model(uri.removeprefix("models:/"))
 
 

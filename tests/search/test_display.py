@@ -30,7 +30,9 @@ def jobs(count: int = 2, epochs: int = 10) -> list[Job]:
 class Search:
     """A display on a screen of paper, and a clock that is turned by hand."""
 
-    def __init__(self, terminal: bool, plan: list[Job] | None = None, finished: int = 0, height: int = 25):
+    def __init__(
+        self, terminal: bool, plan: list[Job] | None = None, finished: int = 0, height: int = 25, quiet: bool = False
+    ):
         self.paper, self.now = io.StringIO(), 0.0
         self.console = Console(
             file=self.paper,
@@ -40,7 +42,7 @@ class Search:
             color_system=None,
             _environ={"TERM": "xterm"},
         )
-        self.display = Display(self.console, plan or jobs(), finished, clock=lambda: self.now)
+        self.display = Display(self.console, plan or jobs(), finished, clock=lambda: self.now, quiet=quiet)
 
     def tell(self, kind: str, run: str = "1", at: float | None = None, **values) -> None:
         self.now = self.now if at is None else at
@@ -66,6 +68,7 @@ def test_without_a_terminal_lines_are_printed_and_aligned():
     search = Search(terminal=False)
     with search.display:
         search.tell("started", "s")
+        search.tell("cluster", text="2 of 4 CPU in use")
         search.tell("finished", "s", metrics=TEST)
         search.tell("started")
         search.tell("state", text="convolving 300/600")
@@ -78,12 +81,25 @@ def test_without_a_terminal_lines_are_printed_and_aligned():
     assert search.printed() == [
         "stage 1         started",
         "stage 1         finished  test mAP 0.7000 CF1 0.6000 OF1 0.6100",
+        "1 of 3 runs finished · 0 s left · 2 of 4 CPU in use",
         "arm 1 · seed 0  started",
         "arm 1 · seed 0  epoch   1/10  loss 0.5000  selection loss 0.400 mAP 0.650 CF1 0.550 OF1 0.600",
         "arm 1 · seed 0  FAILED  ValueError: [b]no",
         "arm 2 · seed 0  stopped",
         "MLflow does not answer",
     ]
+
+
+def test_quiet_only_what_goes_wrong_is_said():
+    for terminal in (False, True):
+        search = Search(terminal, quiet=True)
+        with search.display:
+            search.tell("started", "s")
+            search.epoch(1, at=2)
+            search.tell("finished", "s", metrics=TEST)
+            search.tell("stalled", "s", text="arm 1 has not moved for 10 min")
+            search.tell("failed", error="ValueError: no")
+        assert search.printed() == ["arm 1 has not moved for 10 min", "arm 1 · seed 0  FAILED  ValueError: no"]
 
 
 def test_what_is_unknown_or_comes_too_late_is_ignored():

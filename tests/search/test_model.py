@@ -15,7 +15,7 @@ from PIL import Image
 
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
-from ram_tune.search.model import answers, card, log_model, read, required, write
+from ram_tune.search.model import answers, card, log_model, read, register, required, write
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.trained import Trained
 
@@ -48,7 +48,9 @@ def logged(run, folders):
     if not (folders / "uri").exists():
         experiment = client.create_experiment("e", artifact_location=(folders / "artifacts").as_uri())
         run_id = client.create_run(experiment).info.run_id
-        (folders / "uri").write_text(f"{run_id} {log_model(uri, run_id, run, 'constraints', CARD)}")
+        model = log_model(uri, run_id, run, "constraints", CARD)
+        assert register(uri, model, "constraints", CARD, {"arm": "A+S+P"}) == "1"
+        (folders / "uri").write_text(f"{run_id} {model}")
     return client, *(folders / "uri").read_text().split()
 
 
@@ -161,10 +163,12 @@ def test_what_is_logged(logged, run):
 def test_a_second_model_is_the_next_version(logged, run, folders):
     client, run_id, _ = logged
     uri = f"sqlite:///{folders / 'mlflow.db'}"
-    log_model(uri, run_id, run, "constraints", "another")
-    assert {each.version for each in client.search_model_versions("name='constraints'")} == {1, 2}
-    log_model(uri, run_id, run, None, "not registered")
-    assert len(client.search_registered_models()) == 1
+    another = log_model(uri, run_id, run, "constraints", "another")
+    assert len(client.search_model_versions("name='constraints'")) == 1  # logged, not registered
+    assert register(uri, another, "constraints", "another", {"arm": "none"}) == "2"
+    found = {each.version: each for each in client.search_model_versions("name='constraints'")}
+    assert {version: each.tags for version, each in found.items()} == {1: {"arm": "A+S+P"}, 2: {"arm": "none"}}
+    assert {each.run_id for each in found.values()} == {run_id}
 
 
 def test_loaded_it_says_what_the_run_says(logged, run):
@@ -193,7 +197,7 @@ def test_a_model_without_regions_or_probabilities(pictures, tiny, tmp_path):
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(store)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
-    uri = log_model(store, client.create_run(experiment).info.run_id, tmp_path / "run", None, CARD)
+    uri = log_model(store, client.create_run(experiment).info.run_id, tmp_path / "run", "model", CARD)
     (said,) = pyfunc.load_model(str(artifacts(client, uri))).predict(pd.DataFrame({"image": IMAGES[:1]}))
     assert {(row["probability"], row["region"], row["box"]) for row in said["labels"]} == {(None, None, None)}
     assert np.isfinite([row["score"] for row in said["labels"]]).all()

@@ -189,7 +189,7 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
     record.finished(one.fingerprint, {"best_epoch": 6, **epoch(6), "test/mAP": 0.4}, results(tmp_path / "one"))
     record.best("selection/mAP", 0.6, 1)
     (record.folder / REPORT).write_text("<p>A+S+P</p>")
-    record.close("A+S+P 0.4", "FINISHED")
+    record.close("A+S+P 0.4", "FINISHED", "| arm | mAP |\n| A+S+P | 0.4 |")
     assert time.monotonic() - begin < 5
     assert record.flush(30) > 0
     assert f"127.0.0.1:{server.port}" in record.problem and "secret" not in record.problem
@@ -205,7 +205,9 @@ def test_a_search_whose_server_is_killed_is_recorded_whole(
 
     assert parent.info.status == "FINISHED" and parent.info.run_name == "Constraints"
     assert parent.data.tags.items() >= {"ram_tune.role": "search", "ram_tune.who": "us"}.items()
-    assert parent.data.tags["mlflow.note.content"] == "Do they help?"
+    description = parent.data.tags["mlflow.note.content"]
+    assert description.startswith("Do they help?\n\n```sh\nsearch constraints --tracking-uri http://***@host yyy")
+    assert description.endswith("yyy …\n```\n\n| arm | mAP |\n| A+S+P | 0.4 |")
     assert parent.data.tags["ram_tune.command"].startswith("search constraints --tracking-uri http://***@host yyy")
     assert parent.data.params["model.regions"] == "5" and len(parent.data.params["long"]) == 6000
     assert [row[:2] for row in history(client, parent)["best/selection_mAP"]] == [(1, "0.6")]

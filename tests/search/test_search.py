@@ -72,9 +72,23 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())["test"]
     for name in ("mAP", "CF1", "OF1"):
         assert arm.data.metrics[f"test/{name}"] == pytest.approx(plain[name], abs=1e-9)
-    assert "is registered in MLflow as three-labels" in done.stdout
+    assert "Registered as three-labels in MLflow, A+S+P · seed 0 is three-labels@best" in done.stdout
     (version,) = client.search_model_versions("name = 'three-labels'")
-    assert version.run_id in {run.info.run_id for run in children.values()}
+    assert version.run_id == arm.info.run_id and version.tags["ram_tune.setting"] == "A+S+P"
+    assert client.get_model_version_by_alias("three-labels", "best").version == version.version
+    assert re.search(r"On disk: \S+ MB, of it \S+ [kM]B in \d files of weights", done.stdout)
+
+    # What a person meets in MLflow.
+    description = parent.data.tags["mlflow.note.content"]
+    assert description.startswith(spaces.read(str(space)).question) and "python -m ram_tune.search" in description
+    assert "| arm | seeds | mAP |" in description and "FAILED diverges" in description
+    for run in (parent, arm):
+        (given,) = run.inputs.dataset_inputs
+        assert given.dataset.name == "labels" and given.dataset.digest == arm.data.tags["ram_tune.dataset"]
+        profile = json.loads(given.dataset.profile)
+        assert profile["labels"] == 3 and profile["train"] > profile["selection"] > 0
+    page = f"/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=ram_tune"
+    assert page in done.stdout
 
     row = next(line for line in done.stdout.splitlines() if line.startswith("│ A+S+P"))
     assert f" {100 * plain['mAP']:.1f} " in row

@@ -1,0 +1,140 @@
+"""The weights that a search leaves: which stay, which become models in MLflow, and what they take on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ram_tune.errors import error_line
+from ram_tune.search.jobs import Job, Keep, Outcome
+from ram_tune.search.record import About, Record
+from ram_tune.search.study import OBJECTIVE, Study
+from ram_tune.training import checkpoint
+
+REGISTERED = "registered"
+"""The note by which a study says which runs are models in MLflow: fingerprint → its version there."""
+
+BEST_ALIAS = "best"
+
+
+def has_weights(folder: str) -> bool:
+    return bool(folder) and (Path(folder) / checkpoint.BEST).exists()
+
+
+def best_of_arms(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[str, Job]:
+    """Arm → its finished training of the highest selection mAP; arms that share a run have the same."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        outcome = outcomes.get(job.fingerprint, Outcome())
+        if job.kind == "evaluate" or outcome.state != "finished":
+            continue
+        for arm in job.also if job.kind == "stage1" else (job.setting, *job.also):
+            if arm not in found or _value(outcome) > _value(outcomes[found[arm].fingerprint]):
+                found[arm] = job
+    return found
+
+
+def register(
+    jobs: Sequence[Job], outcomes: Mapping[str, Outcome], study: Study, record: Record, about: About
+) -> list[str]:
+    """Log the best network of each arm as a model in MLflow, a version of the one that bears the search's name, and call the
+    best of them `best` → sentences. What is a model already is not logged again.
+    """
+    from mlflow import MlflowClient
+
+    from ram_tune.search.model import card, log_model
+    from ram_tune.search.model import register as new_version
+
+    found = best_of_arms(jobs, outcomes)
+    arms: dict[str, list[str]] = {}  # fingerprint → the arms whose best it is
+    for arm, job in found.items():
+        arms.setdefault(job.fingerprint, []).append(arm)
+    runs = {job.fingerprint: job for job in found.values() if has_weights(outcomes[job.fingerprint].checkpoint)}
+    if not runs:
+        return []
+    versions: dict[str, str] = dict(study.note(REGISTERED) or {})
+    top = max(runs, key=lambda run: _value(outcomes[run]))
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
+    name, new = about.experiment, 0
+    try:
+        client = MlflowClient(record.uri)
+        for run, job in runs.items():
+            run_id = record.run_id(run)
+            if run in versions or run_id is None:
+                continue
+            folder = Path(outcomes[run].checkpoint)
+            tags = {"ram_tune.setting": ", ".join(arms[run]), "ram_tune.seed": str(job.seed)}
+            words = card(folder, f"{about.title}: {job.name}")
+            versions[run] = new_version(
+                record.uri, log_model(record.uri, run_id, folder, name, words), name, words, tags
+            )
+            study.set_note(REGISTERED, versions)
+            new += 1
+        if top in versions:
+            client.set_registered_model_alias(name, BEST_ALIAS, versions[top])
+    except Exception as error:  # MLflow's, the network's: the search is over and well
+        return [f"Not every arm's model was registered: {error_line(str(error))}. The same command tries again."]
+    if not new:
+        return []
+    which = f"{name} in MLflow: the best run of each arm is a version" if len(runs) > 1 else f"{name} in MLflow"
+    return [f"Registered as {which}, {runs[top].name} is {name}@{BEST_ALIAS} (by {OBJECTIVE.replace('/', ' ')})."]
+
+
+def drop(keep: Keep, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+    """Delete the weights that `keep` does not. Those that others start from or evaluate stay: arms and seeds may be added."""
+    kept: Collection[str] = {need for job in jobs for need in job.needs}
+    if keep == "arms":
+        kept |= {job.fingerprint for job in best_of_arms(jobs, outcomes).values()}
+    if keep in ("arms", "none"):
+        for job in jobs:
+            outcome = outcomes.get(job.fingerprint)
+            if job.kind != "stage1" and job.fingerprint not in kept and outcome and outcome.checkpoint:
+                (Path(outcome.checkpoint) / checkpoint.BEST).unlink(missing_ok=True)
+
+
+def drop_sampled(keep: Keep, study: Study, chosen: Collection[str]) -> None:
+    """The same of a sampled search, where the best setting's runs are `chosen`."""
+    for fingerprint, run in study.runs().items():
+        kept = run["kind"] == "stage1" or (keep == "arms" and fingerprint in chosen)
+        if keep in ("arms", "none") and not kept and run["checkpoint"]:
+            (Path(run["checkpoint"]) / checkpoint.BEST).unlink(missing_ok=True)
+
+
+def best_of(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[str, str | float]:
+    """Of the run of the highest selection mAP: which arm's, that value, and the mAP on test."""
+    found = best_of_arms(jobs, outcomes)
+    if not found:
+        return {}
+    arm, job = max(found.items(), key=lambda one: _value(outcomes[one[1].fingerprint]))
+    metrics = outcomes[job.fingerprint].metrics
+    return {
+        "arm": arm,
+        "seed": job.seed,
+        **{name: metrics[name] for name in (OBJECTIVE, "test/mAP") if name in metrics},
+    }
+
+
+def disk_use(folder: Path) -> str:
+    """One sentence on what a search's folder takes, and its weights within it."""
+    total = weights = files = 0
+    for place, _, names in os.walk(folder):
+        for file in (Path(place) / name for name in names):
+            size = file.lstat().st_size if file.exists() else 0
+            total += size
+            if file.suffix == ".pt":
+                weights, files = weights + size, files + 1
+    return f"On disk: {_size(total)}, of it {_size(weights)} in {files} files of weights (--keep-checkpoints)."
+
+
+def _value(outcome: Outcome) -> float:
+    return outcome.metrics.get(OBJECTIVE, float("-inf"))
+
+
+def _size(size: float) -> str:
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+    return f"{size / 1000:.3g} GB"
