@@ -25,12 +25,12 @@ lint: $(READY)
 # Slow: searches that are killed at any moment, what a browser shows of their record, and a cluster of simulated hosts.
 drills: $(READY)
 	{ command -v chromium && ls /usr/lib/postgresql/*/bin/initdb && \
-	  command -v sshd && command -v ssh && command -v rsync && command -v ip; } >/dev/null 2>&1 || \
+	  command -v sshd && command -v ssh && command -v rsync && command -v ip && kpsewhich tabularx.sty booktabs.sty; } >/dev/null 2>&1 || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core postgresql \
-	  openssh-server openssh-client rsync iproute2 >/dev/null; } || \
-	  echo "no chromium, PostgreSQL, sshd, ssh, rsync or ip, and no right to install them: their drills are skipped"
-	$(BIN)/python -m pytest -m drill tests/drills $(ARGS)
+	  openssh-server openssh-client rsync iproute2 texlive-latex-recommended >/dev/null; } || \
+	  echo "no chromium, PostgreSQL, sshd, ssh, rsync, ip or LaTeX, and no right to install them: their drills are skipped"
+	$(BIN)/python -m pytest -m drill $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?
 demo: $(READY)

@@ -222,6 +222,9 @@ class Execution(Section):
     """Selection images on which the regions are drawn, for about ten epochs of a run. Default 8."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0: as many as the process may use. Default 0."""
+    deterministic: bool = False
+    """On a GPU: only operations that give the same bits again, where PyTorch has such (the gradients of region sampling have
+    none), at the price of speed. On a CPU all of them do. Default off."""
 
 
 class Config(Section):

@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise BadInput("--submit", found="no search", expected="its name first", remedy="`--list` lists them.")
     data = options.data or "scenes"
     check_manner(options)
-    space = limited(chosen(spaces.read(options.search).on(data), options.arms), options)
+    whole = limited(spaces.read(options.search).on(data), options)
+    space = chosen(whole, options.arms)
     name = Path(options.search).stem
     overrides = overrides_of(options)
     if options.submit is not None:
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     places = Places(storage, record, results / study.name, caches)
     if not options.quiet:
         _greet(console, f"{space.title} on {dataset.name}: {what}", places)
-    return _search(options, name, space, base, dataset, [] if maker else jobs, study, places, console, maker)
+    return _search(options, name, whole, space, base, dataset, [] if maker else jobs, study, places, console, maker)
 
 
 def _has_gpu() -> bool:
@@ -136,6 +137,7 @@ def _has_gpu() -> bool:
 def _search(
     options: argparse.Namespace,
     name: str,
+    whole: Space,
     space: Space,
     base: Config,
     dataset: Dataset,
@@ -145,7 +147,7 @@ def _search(
     console: Console,
     maker: Maker | None,
 ) -> int:
-    """Run what is missing, print the table → the exit code."""
+    """Run what is missing of `space`, which holds those arms of `whole` that are asked for, print the table → the exit code."""
     from ram_tune.search import weights
     from ram_tune.search.answer import is_complete, plot_command
     from ram_tune.search.driver import (
@@ -187,7 +189,7 @@ def _search(
     study.lease.claim(held)
     with notifier.at_the_end(say) as ending:
         try:
-            note(study, name, dataset.name, space, masked(about.command), base.training.epochs)
+            note(study, name, dataset.name, whole, masked(about.command), base.training.epochs)
             known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
             why = ""
             if not is_complete(study, maker) if maker else to_do(jobs, known):

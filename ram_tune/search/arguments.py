@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train every arm of a search with Ray, record the runs in MLflow, and print what each arm is worth.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --notify is masked in the record by its name
     )
     parser.add_argument("search", nargs="?", help="a search that comes with the package, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="list the searches that come with the package, and exit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any, Literal
 
 import ram_tune
@@ -56,8 +58,8 @@ class Notifier:
                 why = f"it answered {error.code}"
                 if error.code < 500:
                     break
-            except OSError as error:
-                why = error_line(str(error))
+            except (OSError, HTTPException, ValueError) as error:  # whatever it is, the search has ended and says so
+                why = error_line(str(error)) or type(error).__name__
         return f"--notify: {host(self.url)} could not be told: {why}"
 
     @contextmanager
@@ -82,9 +84,13 @@ NOBODY = Notifier("", {})
 
 def checked(url: str) -> str:
     """`url`. Raises BadInput unless it can be posted to."""
-    parts = urllib.parse.urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise BadInput("--notify", found=f"{parts.scheme or 'no scheme'}://…", expected="an http(s) address to post to")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and not re.search(r"\s", url)
+    except ValueError:
+        good = False
+    if url and not good:  # and not repeated: it may be a secret
+        raise BadInput("--notify", found="something else", expected="an http(s) address to post to")
     return url
 
 

@@ -77,7 +77,7 @@ class Record:
             "ram_tune.role": "search",
             "ram_tune.study": search.study,
             "ram_tune.command": masked(search.command),
-            DESCRIPTION: before.payload.get("description", "") if before else search.described(),
+            DESCRIPTION: (before.payload.get("description") if before else "") or search.described(),
         }
         self._begin(SEARCH, search.title, tags, search.params)
 

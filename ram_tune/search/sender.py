@@ -261,7 +261,7 @@ class Sender:
         run_id, said = self._id(entry.run), entry.payload
         self._ended(entry)
         if said["table"]:  # none of a search that was left at once: what it found before stays
-            self.client.set_tag(run_id, DESCRIPTION, said["description"])
+            self.client.set_tag(run_id, DESCRIPTION, said.get("description", ""))
             self.client.log_text(run_id, said["table"], "table.txt")
         self.client.log_text(run_id, said["environment"], "environment.txt")
         if Path(report := said.get("report", "")).is_file():

@@ -13,7 +13,7 @@ from ram_tune.search.record import About, Record
 from ram_tune.search.study import OBJECTIVE, Study
 from ram_tune.training import checkpoint
 
-REGISTERED = "registered"
+VERSIONS = "model versions"
 """The note by which a study says which runs are models in MLflow: fingerprint → its version there."""
 
 BEST_ALIAS = "best"
@@ -39,47 +39,51 @@ def best_of_arms(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[s
 def register(
     jobs: Sequence[Job], outcomes: Mapping[str, Outcome], study: Study, record: Record, about: About
 ) -> list[str]:
-    """Log the best network of each arm as a model in MLflow, a version of the one that bears the search's name, and call the
-    best of them `best` → sentences. What is a model already is not logged again.
+    """Log the best network of each arm of `jobs` as a model in MLflow, a version of the one that bears the search's name, and
+    call the best of all versions `best` → sentences. Where nothing is new MLflow is not asked.
     """
+    arms: dict[str, list[str]] = {}  # fingerprint → the arms whose best it is
+    runs: dict[str, Job] = {}
+    versions = _versions(study)
+    for arm, job in best_of_arms(jobs, outcomes).items():
+        if has_weights(outcomes[job.fingerprint].checkpoint) and job.fingerprint not in versions:
+            arms.setdefault(job.fingerprint, []).append(arm)
+            runs[job.fingerprint] = job
+    if not runs:
+        return []
     from mlflow import MlflowClient
 
     from ram_tune.search.model import card, log_model
     from ram_tune.search.model import register as new_version
 
-    found = best_of_arms(jobs, outcomes)
-    arms: dict[str, list[str]] = {}  # fingerprint → the arms whose best it is
-    for arm, job in found.items():
-        arms.setdefault(job.fingerprint, []).append(arm)
-    runs = {job.fingerprint: job for job in found.values() if has_weights(outcomes[job.fingerprint].checkpoint)}
-    if not runs:
-        return []
-    versions: dict[str, str] = dict(study.note(REGISTERED) or {})
-    top = max(runs, key=lambda run: _value(outcomes[run]))
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
-    name, new = about.experiment, 0
+    name = about.experiment
     try:
-        client = MlflowClient(record.uri)
         for run, job in runs.items():
-            run_id = record.run_id(run)
-            if run in versions or run_id is None:
-                continue
-            folder = Path(outcomes[run].checkpoint)
-            tags = {"ram_tune.setting": ", ".join(arms[run]), "ram_tune.seed": str(job.seed)}
+            run_id, folder = record.run_id(run), Path(outcomes[run].checkpoint)
+            if run_id is None:
+                return [
+                    "The models were not registered: MLflow has not heard of their runs yet. The same command tries again."
+                ]
             words = card(folder, f"{about.title}: {job.name}")
-            versions[run] = new_version(
-                record.uri, log_model(record.uri, run_id, folder, name, words), name, words, tags
-            )
-            study.set_note(REGISTERED, versions)
-            new += 1
-        if top in versions:
-            client.set_registered_model_alias(name, BEST_ALIAS, versions[top])
+            tags = {"ram_tune.setting": ", ".join(arms[run]), "ram_tune.seed": str(job.seed)}
+            model = log_model(record.uri, run_id, folder, name, words)
+            versions[run] = new_version(record.uri, model, name, words, tags)
+            study.set_note(VERSIONS, versions)
+        known = study.outcomes()
+        top = max((run for run in versions if run in known), key=lambda run: _value(known[run]))
+        MlflowClient(record.uri).set_registered_model_alias(name, BEST_ALIAS, versions[top])
     except Exception as error:  # MLflow's, the network's: the search is over and well
         return [f"Not every arm's model was registered: {error_line(str(error))}. The same command tries again."]
-    if not new:
-        return []
-    which = f"{name} in MLflow: the best run of each arm is a version" if len(runs) > 1 else f"{name} in MLflow"
-    return [f"Registered as {which}, {runs[top].name} is {name}@{BEST_ALIAS} (by {OBJECTIVE.replace('/', ' ')})."]
+    return [
+        f"{len(runs)} models are registered in MLflow as versions of {name}; the best by "
+        f"{OBJECTIVE.replace('/', ' ')} is {name}@{BEST_ALIAS}."
+    ]
+
+
+def _versions(study: Study) -> dict[str, str]:
+    """Fingerprint → version, of the runs that are models in MLflow."""
+    return dict(study.note(VERSIONS) or {})
 
 
 def drop(keep: Keep, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:

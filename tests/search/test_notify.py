@@ -100,7 +100,17 @@ def test_without_a_url_nothing_happens():
     assert checked("") == ""
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "hooks.example/secret", "http://", "file:///etc/secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/x",
+        "hooks.example/secret",
+        "http://",
+        "file:///etc/secret",
+        "http://[::1/secret",
+        "http://x/a secret",
+    ],
+)
 def test_what_cannot_be_posted_to_is_refused_without_being_repeated(url):
     with pytest.raises(BadInput, match=r"--notify: .*expected an http\(s\) address") as raised:
         checked(url)
