@@ -22,11 +22,11 @@ class BadInput(Exception):  # noqa: N818 (the input is bad, the program is not i
         super().__init__(f"{where}: found {found}; expected {expected}." + (f" {remedy}" if remedy else ""))
 
     def __reduce__(self):  # keyword-only arguments do not survive the default
-        return _rebuild, (self.where, self.found, self.expected, self.remedy)
+        return _rebuild, (type(self), self.where, self.found, self.expected, self.remedy)
 
 
-def _rebuild(where: str, found: str, expected: str, remedy: str) -> BadInput:
-    return BadInput(where, found=found, expected=expected, remedy=remedy)
+def _rebuild(kind: type[BadInput], where: str, found: str, expected: str, remedy: str) -> BadInput:
+    return kind(where, found=found, expected=expected, remedy=remedy)
 
 
 class NotEnoughMemoryError(RuntimeError):

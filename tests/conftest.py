@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from searches import STARTED, end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on_behind_a_test() -> Iterator[None]:
+    """A search that a failed test left would hold the machine under the next ones."""
+    yield
+    while STARTED:
+        end(STARTED.pop())
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,16 @@ pruner: {name: successive_halving, judge: mAP}
 budget: {trials: 3}
 """
 """A sampled search of two objectives, in seconds."""
+
+
+LIMIT_SECONDS = 900
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def end(search: subprocess.Popen[str]) -> None:
+    """Kill it and what belongs to it, unless it has ended."""
+    if search.poll() is None:
+        os.killpg(search.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -61,8 +73,8 @@ class Searches:
         )
 
     def start(self, space: str, *options: str) -> subprocess.Popen[str]:
-        """In a process group of its own, its output in a pipe."""
-        return subprocess.Popen(
+        """In a process group of its own, its output in a pipe; killed when it takes far too long, or at the test's end."""
+        search = subprocess.Popen(
             self.command(space, *options),
             cwd=self.folder,
             env={**self.environment, "PYTHONUNBUFFERED": "1"},
@@ -71,6 +83,11 @@ class Searches:
             text=True,
             start_new_session=True,
         )
+        guard = threading.Timer(LIMIT_SECONDS, end, [search])
+        guard.daemon = True
+        guard.start()
+        STARTED.append(search)
+        return search
 
     def children(self, experiment: str) -> tuple[Any, dict[str, Any]]:
         """The one parent run, and its children by name, from the store that a bare `mlflow ui` here would open."""

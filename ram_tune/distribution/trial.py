@@ -53,7 +53,7 @@ def run_job(job: TrialConfig) -> dict[str, Any]:
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    from ram_tune.distribution.failures import out_of_memory
+    from ram_tune.distribution.failures import words
 
     try:
         if job["workers"] == 0:
@@ -64,7 +64,7 @@ def run_job(job: TrialConfig) -> dict[str, Any]:
     except RayActorError:
         raise
     except WorkerGroupError as error:
-        return {"checkpoint": "", "error": out_of_memory(error, job["order"]["config"]) or traceback.format_exc()}
+        return {"checkpoint": "", "error": words(error, job["order"]["config"]) or traceback.format_exc()}
     except Exception:  # whatever it is, it ended this job and none other
         return {"checkpoint": "", "error": traceback.format_exc()}
 

@@ -150,7 +150,8 @@ def work_in_folder(order: Order, folder: Path) -> None:
 def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -> None:
     """Do what is left of the job. What no second try would mend (bad input, a loss that is not finite) is left as error.txt.
 
-    Raises NotEnoughMemoryError, which one of several workers may be alone with: see distribution.failures.
+    Raises NotEnoughMemoryError, and bad input of one of several workers, which it may be alone with: the others would wait
+    for it. See distribution.failures.
     """
     from ram_tune.data.storage import Unreachable
     from ram_tune.errors import BadInput
@@ -171,7 +172,9 @@ def work(order: Order, place: Place, line: Line, meeting: Meeting = BY_ITSELF) -
                 _train(order, place, line, meeting)
     except Unreachable:
         raise  # bad input that a second try may mend
-    except (BadInput, NotFiniteError):
+    except (BadInput, NotFiniteError) as error:  # a loss that is not finite all workers have
+        if meeting.world > 1 and isinstance(error, BadInput):
+            raise
         write(place.folder / ERROR, traceback.format_exc())
         left = [name for name in (checkpoint.BEST, checkpoint.LAST) if (place.folder / name).exists()]
         place.commit(ERROR, *left)
@@ -245,9 +248,10 @@ def _evaluate(order: Order, place: Place, line: Line) -> None:
         with telling(_Seldom(line).state):
             runs = load_trained(_config(order), Path(order["cache_dir"]), found, order["run"])
         line.worker(whereabouts(runs[0].device))
-        write_results(runs[0], finish(runs), place.folder)
+        judged = finish(runs)
         for scale, file in enumerate(found):
             shutil.copy(file, place.folder / (checkpoint.BEST if scale == 0 else f"best-{scale + 1}.pt"))
+        write_results(runs[0], judged, place.folder)  # last: by these files a job is known to have ended
     place.commit(*_files(place.folder))
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # torch, Optuna and MLflow are imported only once the options
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.jobs or options.follow or options.stop:
+    if options.jobs or options.follow is not None or options.stop is not None:
         from ram_tune.search.job_server import manage
 
         return manage(options)
@@ -186,51 +186,43 @@ def _search(
     notifier = Notifier(options.notify, {"search": about.experiment, "study": about.study})
     started = time.perf_counter()
     held = this_process()
-    study.lease.claim(held)
-    with notifier.at_the_end(say) as ending:
-        try:
-            note(study, name, dataset.name, whole, masked(about.command), base.training.epochs)
-            known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
-            why = ""
-            if not is_complete(study, maker) if maker else to_do(jobs, known):
-                manner = Manner(
-                    address=options.address,
-                    concurrency=options.concurrency or 0,
-                    keep=options.keep_checkpoints,
-                    patience=60 * options.watchdog,
-                    quiet=options.quiet,
-                    notifier=notifier,
-                )
-                outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summed_up, console, maker)
-            else:
-                outcomes = known
-                if not (places.folder / REPORT).is_file() and (problem := leave_report(study, places.folder)):
-                    say(problem)
-                send_what_waits(places, about, summed_up(outcomes), "FINISHED", console)
-            found, record = summed_up(outcomes), Record(places.folder, about, places.tracking_uri)
+    with study.lease.kept(held), notifier.at_the_end(say) as ending:
+        note(study, name, dataset.name, whole, masked(about.command), base.training.epochs)
+        renamed = study.rename(jobs)
+        known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
+        why = ""
+        if not is_complete(study, maker) if maker else to_do(jobs, known):
+            manner = Manner(
+                address=options.address,
+                concurrency=options.concurrency or 0,
+                keep=options.keep_checkpoints,
+                patience=60 * options.watchdog,
+                quiet=options.quiet,
+                notifier=notifier,
+            )
+            outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summed_up, console, maker)
             failed = settings_failed(study) if maker else any_failed(outcomes)
-            trained, all_outcomes = (chosen_jobs(study, maker), study.outcomes()) if maker else (jobs, outcomes)
-            registered = [] if why else weights.register(trained, all_outcomes, study, record, about)
-            if maker and not why:
-                weights.drop_sampled(options.keep_checkpoints, study, {job.fingerprint for job in trained})
-            elif not why:
-                weights.drop(options.keep_checkpoints, jobs, outcomes)
-        finally:
-            study.lease.release(held)
+        else:
+            outcomes, failed = known, bool(maker) and settings_failed(study)
+            if (renamed or not (places.folder / REPORT).is_file()) and (problem := leave_report(study, places.folder)):
+                say(problem)
+            send_what_waits(places, about, summed_up(outcomes), "FAILED" if failed else "FINISHED", console)
+        found, record = summed_up(outcomes), Record(places.folder, about, places.tracking_uri)
+        trained, ended = (chosen_jobs(study, maker), study.outcomes()) if maker else (jobs, outcomes)
+        registered = [] if why else weights.register(trained, ended, study, record, about)
+        if maker and not why:
+            weights.drop_sampled(options.keep_checkpoints, study, {job.fingerprint for job in trained})
+        elif not why:
+            weights.drop(options.keep_checkpoints, jobs, outcomes)
         ending.status = "KILLED" if why else "FAILED" if failed else "FINISHED"
         ending.text = f"stopped: {why}" if why else "ended, with failed runs" if failed else "ended"
-        best = weights.best_of(trained, all_outcomes)
-        ending.about = {
-            "runs": counts(all_outcomes.values()),
-            "best": best,
-            "seconds": round(time.perf_counter() - started),
-        }
+        took = time.perf_counter() - started
+        ending.about = {"runs": counts(ended.values()), "best": weights.best_of(trained, ended), "seconds": round(took)}
 
     console.print(found.shown())
     for line in [*found.failed, *registered, weights.disk_use(places.folder)]:
         say(line)
-    took = f"{time.perf_counter() - started:.0f} s"
-    say(f"{took}. Browse the runs: {browse(places.tracking_uri, record.experiment)}")
+    say(f"{took:.0f} s. Browse the runs: {browse(places.tracking_uri, record.experiment)}")
     if (report := places.folder / REPORT).is_file():
         say(f"Report: {report}")
     if maker:

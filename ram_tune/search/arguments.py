@@ -145,8 +145,10 @@ def limited(space: Space, options: argparse.Namespace) -> Space:
         option = f"--{name.replace('_', '-')}"
         if value is not None and not space.parameters:
             raise BadInput(option, found="a search of named arms", expected="one that draws its settings")
-        if value is not None and not (value > 0 or (value == 0 and name == "confirm")):
-            raise BadInput(option, found=f"{value:g}", expected="more than 0")
+        least = 0 if name == "confirm" else 1 if name == "trials" else 1e-9
+        if value is not None and not least <= value < math.inf:
+            expected = f"at least {least}" if isinstance(least, int) else "more than 0"
+            raise BadInput(option, found=f"{value:g}", expected=expected)
     update: dict[str, Any] = {"budget": space.budget.model_copy(update=given)}
     if options.confirm is not None:
         update["confirm"] = options.confirm
@@ -160,6 +162,8 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     overrides = parse_set(options.set)
     fewest, most = _workers(options.workers)
     given = {"workers": most, "fewest_workers": fewest, "gpus_per_worker": options.gpus_per_worker}
+    if not 0 <= (options.gpus_per_worker or 0) < math.inf:
+        raise BadInput("--gpus-per-worker", found=f"{options.gpus_per_worker:g}", expected="0 or more")
     for option, value in given.items():
         field = f"execution.{option}"
         if value is not None and overrides.setdefault(field, value) != value:

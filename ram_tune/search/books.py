@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,10 +29,14 @@ class Books:
         self.epochs: dict[str, int] = {}  # running job → the last epoch it told of
         self.spent = self.noted = float(study.note("gpu_seconds") or 0)  # GPU-seconds
         self.counted, self.noted_at = time.monotonic(), -math.inf
+        self.counting = threading.Lock()  # the desk beats in a thread of its own
+        self.left = {  # what ran when another desk was lost, and may be running still
+            run: float(known.get("gpus", 0)) for run, known in study.runs().items() if known["state"] == "running"
+        }
         self.runs: dict[str, list[str]] = defaultdict(list)  # setting → its runs
         for job in jobs:
-            if job.kind != "stage1":
-                self.runs[job.setting].append(job.fingerprint)
+            for arm in job.owners:
+                self.runs[arm].append(job.fingerprint)
         for run, reason in (sampling.cut_off if sampling else {}).items():  # lost before they could say how they ended
             known = study.runs().get(run)
             if known and known["state"] == "running":
@@ -50,15 +55,16 @@ class Books:
         self.jobs.setdefault(job.fingerprint, job)
 
     def started(self, run: str, gpus: float = 0.0) -> None:
-        self._spend()
-        self.gpus[run] = gpus, time.monotonic()
-        self.study.started(self.jobs[run])
+        self._runs_on(run, gpus)
+        self.study.started(self.jobs[run], gpus)
         self.record.started(self.jobs[run])
 
     def worker(self, run: str, about: Mapping[str, str]) -> None:
         self.record.worker(run, {f"ram_tune.worker.{name}": value for name, value in about.items()})
 
     def epoch(self, run: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        if run in self.left and run not in self.gpus:  # it goes on, whoever hears of it
+            self._runs_on(run, self.left[run])
         self.epochs[run] = max(epoch, self.epochs.get(run, 0))
         return self.record.epoch(run, epoch, dict(metrics))
 
@@ -80,12 +86,13 @@ class Books:
             self.record.stopped(run, outcome.pruned)
         job = self.jobs[run]
         self._spend()
-        gpus, since = self.gpus.pop(run, (0.0, time.monotonic()))
+        with self.counting:
+            gpus, since = self.gpus.pop(run, (0.0, time.monotonic()))
         epochs, seconds = self.epochs.pop(run, 0), time.monotonic() - since
-        self.study.ended(job, outcome, self.runs[job.setting], epochs, seconds, gpus)
+        self.study.ended(job, outcome, self.runs, epochs, seconds, gpus)
         if self.sampling:
             self.sampling.ended(run, outcome)
-            values = [one.objectives[0] for one in self.sampling.tried() if one.objectives]
+            values = [one.objectives[0] for one in self.sampling.tried() if one.objectives and one.feasible]
             if values and job.kind != "stage1":
                 top = max(values) if DIRECTIONS[self.sampling.space.objectives[0]] == "maximize" else min(values)
                 self.record.best(self.sampling.metrics[0], top, len(values))
@@ -106,18 +113,25 @@ class Books:
 
     def _spend(self) -> float:
         """GPU-seconds of the whole search, in earlier processes too: a killed one loses a minute of them at most."""
-        now = time.monotonic()
-        self.spent += (now - self.counted) * sum(gpus for gpus, _ in self.gpus.values())
-        self.counted = now
+        with self.counting:
+            now = time.monotonic()
+            self.spent += (now - self.counted) * sum(gpus for gpus, _ in self.gpus.values())
+            self.counted = now
         if self.spent > self.noted and now - self.noted_at > 60:
             self.study.set_note("gpu_seconds", self.spent)
             self.noted, self.noted_at = self.spent, now
         return self.spent
 
+    def _runs_on(self, run: str, gpus: float) -> None:
+        self._spend()
+        with self.counting:
+            self.gpus[run] = gpus, time.monotonic()
+
     def problem(self) -> str:
         return self.record.problem
 
     def close(self, table: str, status: str, markdown: str) -> None:
+        self.study.set_note("gpu_seconds", self._spend())
         self.record.close(table, status, markdown)
 
     def settle(self, timeout: float) -> list[str]:
@@ -134,18 +148,19 @@ def open_books(
     held: Held,
     cwd: str,
     maker: Maker | None = None,
+    since: float | None = None,
 ) -> Books:
-    """The books of a study that exists, in the desk's process; `maker`: of a sampled search's jobs."""
+    """The books of a study that exists, in the desk's process; `maker`: of a sampled search's jobs; `since`: when it began."""
     os.chdir(cwd)  # MLflow's default store means the folder the user is in
     found = open_study(storage, study, exactly=True)
     assert found is not None
     record = Record(folder, about, tracking_uri)
     record.open()
     record.start_sending()
-    return Books(found, record, jobs, held, sampling_of(found, maker) if maker else None)
+    return Books(found, record, jobs, held, sampling_of(found, maker, since) if maker else None)
 
 
-def sampling_of(study: Study, maker: Maker) -> Sampling:
+def sampling_of(study: Study, maker: Maker, since: float | None = None) -> Sampling:
     """A sampled search on its study."""
     training = maker.base.training
-    return Sampling(study, maker.space, maker.paper, training.epochs, maker.jobs, training.seed)
+    return Sampling(study, maker.space, maker.paper, training.epochs, maker.jobs, training.seed, since=since)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,18 @@ def carry_out(
             )
         name = f"desk of {study.name} {held['holder'][:8]}"  # nobody else's on a shared cluster, no dead driver's
         here = str(Path.cwd())
-        books = (places.storage, study.name, places.folder, about, places.tracking_uri, list(jobs), held, here, maker)
+        books = (
+            places.storage,
+            study.name,
+            places.folder,
+            about,
+            places.tracking_uri,
+            list(jobs),
+            held,
+            here,
+            maker,
+            time.time(),
+        )
         desk = desks.start(name, open_books, *books)
         made = {run: outcome.checkpoint for run, outcome in known.items()}
 
@@ -163,7 +175,7 @@ def carry_out(
             raise
         outcomes = {**known, **ended}
         wanted = queue.jobs.keys() - queue.finished
-        complete = all(outcomes.get(run, STOPPED).state != "stopped" for run in wanted) and not queue.more
+        complete = all(ended.get(run, STOPPED).state != "stopped" for run in wanted) and not queue.more
         failed = settings_failed(study) if maker else any_failed(outcomes)
         status = "KILLED" if not complete else "FAILED" if failed else "FINISHED"
         reason: Any = "" if complete else ray.get(desk.why_stopped.remote())
@@ -191,6 +203,8 @@ def _typical(maker: Maker) -> list[Job]:
 def send_what_waits(places: Places, about: About, found: Summary, status: str, console: Console) -> None:
     """Without any run: what an earlier search could not send, and the parent's end where that search was killed."""
     record = Record(places.folder, about, places.tracking_uri)
+    if not record.opened:  # what was found lies in a storage that others share
+        record.open()
     if record.status != status:
         record.close(found.text(), status, found.markdown(DESCRIBED))
     _say(console, record.settle(MLFLOW_SECONDS))

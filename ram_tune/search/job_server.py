@@ -81,7 +81,7 @@ def manage(options: argparse.Namespace) -> int:
             console = Console(width=120)
         console.print(table(jobs) if jobs else f"no jobs at {masked(url)}")
         return 0
-    option, wanted = ("--follow", options.follow) if options.follow else ("--stop", options.stop)
+    option, wanted = ("--stop", options.stop) if options.follow is None else ("--follow", options.follow)
     known = [str(job.submission_id) for job in newest_first(jobs)]
     if wanted not in known:
         raise BadInput(
@@ -132,7 +132,12 @@ def connect(url: str) -> JobSubmissionClient:
             expected="its token, in ~/.ray/auth_token, or in the file or the words of $RAY_AUTH_TOKEN_PATH, $RAY_AUTH_TOKEN",
             remedy="`ray get-auth-token` prints it on the head.",
         ) from error
-    except (RuntimeError, KeyError, OSError) as error:  # `requests`' own are OSErrors
+    except (
+        RuntimeError,
+        KeyError,
+        OSError,
+        ValueError,
+    ) as error:  # `requests`' own are OSErrors; of an address ValueErrors
         reason = str(error) if isinstance(error, RuntimeError) else type(error).__name__
         raise BadInput(
             masked(url),
@@ -174,12 +179,14 @@ def follow(client: JobSubmissionClient, url: str, job: str, log: Log | None = No
     log, lost_at = log or Log(), 0.0
     try:
         while True:
+            shown = log.shown
             try:
                 asyncio.run(log.tail(client, job))
                 info, lost_at = client.get_job_info(job), 0.0
                 if info.status.is_terminal():
                     return ended(info)
             except (RuntimeError, OSError, aiohttp.ClientError) as error:
+                lost_at = 0.0 if log.shown > shown else lost_at  # it had been found again
                 if not lost_at:
                     lost_at = time.monotonic()
                     print(f"\nno way to {masked(url)} ({type(error).__name__}); trying again", file=sys.stderr)

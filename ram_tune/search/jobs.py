@@ -43,6 +43,11 @@ class Job:
         return " = ".join((self.setting, *self.also))
 
     @property
+    def owners(self) -> tuple[str, ...]:
+        """The arms whose run it is; a stage 1 may be none's, or that of whole-image arms."""
+        return self.also if self.kind == "stage1" else (self.setting, *self.also)
+
+    @property
     def name(self) -> str:
         """What people call it: `A+S+P · seed 2`."""
         return self.arms if self.kind == "stage1" and self.seed == 0 else f"{self.arms} · seed {self.seed}"

@@ -6,18 +6,23 @@ whether that process lives; from another machine it watches the number, so that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
 from ram_tune.errors import BadInput
 
 PATIENCE_SECONDS = 30.0
-"""How long a lease may stand still before its holder on another machine counts as dead; several beats of the desk."""
+"""How long a lease may stand still before its holder on another machine counts as dead; several beats."""
+
+BEAT_SECONDS = 5.0
 
 
 class Held(TypedDict):
@@ -70,6 +75,26 @@ class Lease:
             return False
         self.write({**found, "beats": found["beats"] + 1})
         return True
+
+    @contextmanager
+    def kept(self, mine: Held, every: float = BEAT_SECONDS) -> Iterator[None]:
+        """Hold it for as long as the context lasts, and show it all the while."""
+        self.claim(mine)
+        done = threading.Event()
+
+        def show() -> None:
+            while not done.wait(every):
+                with contextlib.suppress(Exception):  # the storage is away: the next beat may find it again
+                    self.beat(mine)
+
+        beating = threading.Thread(target=show, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beating.join()
+            self.release(mine)
 
     def release(self, mine: Held) -> None:
         if self.mine(mine):

@@ -105,8 +105,8 @@ def _require_reachable(address: str) -> None:
         raise BadInput("--address", found=repr(address), expected="host:port, such as 10.0.0.1:6379, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
+    except (OSError, UnicodeError) as error:  # a name that is none
+        raise _unreachable(address, getattr(error, "strerror", "") or str(error)) from error
 
 
 def _unreachable(address: str, reason: str) -> BadInput:

@@ -142,6 +142,7 @@ def plan(
     for run in [run for run in trainings if run.fingerprint in stages]:  # a whole-image arm that is just that
         stages[run.fingerprint] = replace(stages[run.fingerprint], also=(run.setting, *run.also))
         trainings.remove(run)
+    models = {run: job for run, job in models.items() if run not in stages}  # what an arm evaluates may be just that
     # Arms that others evaluate are trainings all the same, and come before them.
     return [*_told_apart(stages, [*models.values(), *trainings]), *models.values(), *trainings, *evaluations]
 

@@ -149,6 +149,11 @@ class Record:
         return self.sender.known(fingerprint)
 
     @property
+    def opened(self) -> bool:
+        """Whether anything was ever said of the search."""
+        return self.outbox.last(SEARCH, "open") is not None
+
+    @property
     def status(self) -> str:
         """What `close` was last told; empty where the search has been opened since, or never was closed."""
         opened, closed = self.outbox.last(SEARCH, "open"), self.outbox.last(SEARCH, "close")

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ram_tune.errors import error_line
@@ -45,8 +46,11 @@ class Sampling:
         jobs_of: Callable[[Need], list[Job]],
         seed: int = 0,
         clock: Callable[[], float] = time.time,
+        since: float | None = None,
     ):
-        """`paper`: the paper's setting, tried first, unless it lies outside the space; `epochs`: of a complete run."""
+        """`paper`: the paper's setting, tried first, unless it lies outside the space; `epochs`: of a complete run; `since`:
+        when the search began, for its budget (default: now).
+        """
         self.study, self.space, self.paper, self.jobs_of, self.clock = study, space, paper, jobs_of, clock
         self.metrics = [metric(name) for name in space.objectives]
         self.limits = [parse_constraint(text) for text in space.constraints]
@@ -60,7 +64,7 @@ class Sampling:
         self.trials = Trials(
             study, len(self.metrics), lambda number: sampler(method.name, method.options, seed, number, limits)
         )
-        self.since = clock()
+        self.since = clock() if since is None else since
         # Of runs, by fingerprint; nobody else adds to them while we are there. What was not run may be run now.
         self.outcomes = {run: one for run, one in study.outcomes().items() if not one.error.startswith(NOT_RUN)}
         self.pending: list[Need] = []
@@ -94,7 +98,7 @@ class Sampling:
             need = self.pending.pop(0)
             jobs = self.jobs_of(need)
             if lost := [job for job in jobs[:-1] if job.fingerprint in self.broken]:
-                if lost[0].kind == "stage1":
+                if lost[0].kind == "stage1" and lost[0].fingerprint in self._usual:
                     return None  # each setting would lose by it; they stay open, for whoever tries that again
                 self._end(need, "failed", f"{lost[0].name}, which it needs, failed")
             elif given_up := [job for job in jobs[:-1] if self._state(job.fingerprint) == "pruned"]:
@@ -218,6 +222,11 @@ class Sampling:
     def _need(self, trial: FrozenTrial, seed: int = 0, cheap: bool = False) -> Need:
         name = f"#{trial.number}, cheap" if cheap else f"#{trial.number}"
         return Need(name, trial.user_attrs[VALUES], seed, cheap, trial.number)
+
+    @cached_property
+    def _usual(self) -> set[str]:
+        """What the settings share that do not change stage 1."""
+        return {job.fingerprint for job in self.jobs_of(Need("", {}, 0))[:-1]}
 
     def _run(self, need: Need) -> str:
         return self.jobs_of(need)[-1].fingerprint

@@ -59,39 +59,58 @@ class Study:
         attrs = self.study.user_attrs
         return {key.removeprefix("run:"): run for key, run in attrs.items() if key.startswith("run:")}
 
-    def started(self, job: Job) -> None:
-        """A job runs, for the first time or again."""
+    def started(self, job: Job, gpus: float = 0.0) -> None:
+        """A job runs, for the first time or again, on so many GPUs."""
         before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
-        if job.kind != "stage1" and not job.sampled:
-            self._open(job.setting)
+        for arm in () if job.sampled else job.owners:
+            self._open(arm)
         spent = before.get("epochs", 0), before.get("seconds", 0.0), before.get("gpu_seconds", 0.0)
-        self._write(job, "running", Outcome(), before["attempts"] + 1, *spent)
+        self._write(job, before, "running", Outcome(), before["attempts"] + 1, *spent, gpus)
 
     def ended(
         self,
         job: Job,
         outcome: Outcome,
-        runs: Sequence[str] = (),
+        runs: Mapping[str, Sequence[str]] | None = None,
         epochs: int = 0,
         seconds: float = 0.0,
         gpus: float = 0.0,
     ) -> None:
         """A job ended, after so many epochs in all, and so many seconds on `gpus` GPUs since it started last.
 
-        The trial of an arm is told when none of `runs` (the fingerprints of its runs) is left: its value is the mean over
-        the finished ones; with none finished the trial has failed. A stopped run leaves the trial open: the next driver
+        The trial of an arm is told when none of `runs` (arm → the fingerprints of its runs) is left: its value is the mean
+        over the finished ones; with none finished the trial has failed. A stopped run leaves the trial open: the next driver
         takes it up. Trials of sampled settings are kept by `Sampling`.
         """
         before = self._read(f"run:{job.fingerprint}") or {"attempts": 0}
-        arm = job.kind != "stage1" and not job.sampled
-        if arm and not before["attempts"]:
-            self._open(job.setting)  # it fails before it ever started
+        arms = () if job.sampled else job.owners
+        for arm in () if before["attempts"] else arms:
+            self._open(arm)  # it fails before it ever started
         spent = max(epochs, before.get("epochs", 0)), before.get("seconds", 0.0) + seconds
-        self._write(
-            job, outcome.state, outcome, before["attempts"], *spent, before.get("gpu_seconds", 0.0) + gpus * seconds
-        )
-        if arm:
-            self.settle(job.setting, runs)
+        on_gpus = before.get("gpu_seconds", 0.0) + gpus * seconds
+        self._write(job, before, outcome.state, outcome, before["attempts"], *spent, on_gpus)
+        for arm in arms:
+            self.settle(arm, (runs or {}).get(arm, ()))
+
+    def rename(self, jobs: Sequence[Job]) -> bool:
+        """Note under which names today's plan knows its runs, beside those they had → whether any was new: an arm may come to
+        share a run that was there before it.
+        """
+        known, changed = self.runs(), False
+        for job in jobs:
+            if (run := known.get(job.fingerprint)) is not None:
+                new = {**run, "kind": job.kind, **self._names(job, run)}
+                if new != run:
+                    self.study.set_user_attr(f"run:{job.fingerprint}", new)
+                    changed = True
+        return changed
+
+    def _names(self, job: Job, before: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's setting, and the other arms that share it, those of earlier plans among them."""
+        arms = self._read("arms") or {}
+        earlier = [name for name in (before.get("setting"), *before.get("also", ())) if name in arms]
+        also = [name for name in dict.fromkeys((*job.owners, *earlier)) if name != job.setting]
+        return {"setting": job.setting, "also": also}
 
     def note_state(self, run: str, state: str, reason: str) -> None:
         """That a run, known already, is pruned, for this reason."""
@@ -132,12 +151,20 @@ class Study:
         self.study.set_user_attr(f"note:{key}", value)
 
     def _write(
-        self, job: Job, state: str, outcome: Outcome, attempts: int, epochs: int, seconds: float, gpu_seconds: float
+        self,
+        job: Job,
+        before: Mapping[str, Any],
+        state: str,
+        outcome: Outcome,
+        attempts: int,
+        epochs: int,
+        seconds: float,
+        gpu_seconds: float,
+        gpus: float = 0.0,
     ) -> None:
         run = {
             "kind": job.kind,
-            "setting": job.setting,
-            "also": list(job.also),
+            **self._names(job, before),
             "seed": job.seed,
             "needs": list(job.needs),
             "state": state,
@@ -149,6 +176,7 @@ class Study:
             "epochs": epochs,
             "seconds": seconds,
             "gpu_seconds": gpu_seconds,
+            "gpus": gpus,  # that it holds while it runs
         }
         self.study.set_user_attr(f"run:{job.fingerprint}", run)
 

@@ -50,7 +50,7 @@ BY_VARIABLE = {
 """Options that travel as variables: they may hold secrets, and Ray shows a job's command to all, and writes it to its log."""
 
 DATA_FILES = {".csv", ".json"}
-FILE_FIELDS = "data.root", "data.file", "model.backbone.weights"
+FILE_FIELDS = "data.root", "data.file", "model.backbone.weights", "model.proposals.edge_model"
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,10 @@ def check_places(options: argparse.Namespace, space: Space, overrides: Mapping[s
             found = f"{masked(known)!r}, a relative place," if known else "nothing"
             found = f"{found} in ${place.variable} of the cluster, and no {option}"
             raise _thrown_away(option, found, place.such_as, f" Set either; {place.variable} before `ray start`.")
-    for field, value in {**space.base, **overrides}.items():
-        file = field in FILE_FIELDS and isinstance(value, str) and (field.startswith("data.") or is_path(value))
+    owned = [item for fields in space.arms.values() for item in fields.items()]
+    for field, value in (*space.base.items(), *overrides.items(), *owned):
+        named = field == "model.backbone.weights" and isinstance(value, str) and not is_path(value)  # torchvision's
+        file = field in FILE_FIELDS and isinstance(value, str) and not named
         if file and _is_relative(str(value), False):
             raise _thrown_away(f"{field}={value}", "a relative place", f"/shared/{Path(str(value)).name}", "")
 

@@ -23,14 +23,16 @@ def has_weights(folder: str) -> bool:
     return bool(folder) and (Path(folder) / checkpoint.BEST).exists()
 
 
-def best_of_arms(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[str, Job]:
-    """Arm → its finished training of the highest selection mAP; arms that share a run have the same."""
+def best_of_arms(jobs: Sequence[Job], outcomes: Mapping[str, Outcome], evaluations: bool = False) -> dict[str, Job]:
+    """Arm → its finished training of the highest selection mAP, or, with `evaluations`, also its finished evaluation; arms
+    that share a run have the same.
+    """
     found: dict[str, Job] = {}
     for job in jobs:
         outcome = outcomes.get(job.fingerprint, Outcome())
-        if job.kind == "evaluate" or outcome.state != "finished":
+        if (job.kind == "evaluate" and not evaluations) or outcome.state != "finished":
             continue
-        for arm in job.also if job.kind == "stage1" else (job.setting, *job.also):
+        for arm in job.owners:
             if arm not in found or _value(outcome) > _value(outcomes[found[arm].fingerprint]):
                 found[arm] = job
     return found
@@ -71,14 +73,13 @@ def register(
             versions[run] = new_version(record.uri, model, name, words, tags)
             study.set_note(VERSIONS, versions)
         known = study.outcomes()
-        top = max((run for run in versions if run in known), key=lambda run: _value(known[run]))
+        drawn = [job.fingerprint for job in jobs if job.sampled]  # the best by whatever the search is for
+        top = drawn[-1] if drawn else max((run for run in versions if run in known), key=lambda run: _value(known[run]))
         MlflowClient(record.uri).set_registered_model_alias(name, BEST_ALIAS, versions[top])
     except Exception as error:  # MLflow's, the network's: the search is over and well
         return [f"Not every arm's model was registered: {error_line(str(error))}. The same command tries again."]
-    return [
-        f"{len(runs)} models are registered in MLflow as versions of {name}; the best by "
-        f"{OBJECTIVE.replace('/', ' ')} is {name}@{BEST_ALIAS}."
-    ]
+    by = "the search's objective" if drawn else OBJECTIVE.replace("/", " ")
+    return [f"Registered in MLflow: {len(runs)} versions of {name}; the best by {by} is {name}@{BEST_ALIAS}."]
 
 
 def _versions(study: Study) -> dict[str, str]:
@@ -90,12 +91,12 @@ def drop(keep: Keep, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> No
     """Delete the weights that `keep` does not. Those that others start from or evaluate stay: arms and seeds may be added."""
     kept: Collection[str] = {need for job in jobs for need in job.needs}
     if keep == "arms":
-        kept |= {job.fingerprint for job in best_of_arms(jobs, outcomes).values()}
+        kept |= {job.fingerprint for job in best_of_arms(jobs, outcomes, evaluations=True).values()}
     if keep in ("arms", "none"):
         for job in jobs:
             outcome = outcomes.get(job.fingerprint)
             if job.kind != "stage1" and job.fingerprint not in kept and outcome and outcome.checkpoint:
-                (Path(outcome.checkpoint) / checkpoint.BEST).unlink(missing_ok=True)
+                _delete(outcome.checkpoint)
 
 
 def drop_sampled(keep: Keep, study: Study, chosen: Collection[str]) -> None:
@@ -103,7 +104,7 @@ def drop_sampled(keep: Keep, study: Study, chosen: Collection[str]) -> None:
     for fingerprint, run in study.runs().items():
         kept = run["kind"] == "stage1" or (keep == "arms" and fingerprint in chosen)
         if keep in ("arms", "none") and not kept and run["checkpoint"]:
-            (Path(run["checkpoint"]) / checkpoint.BEST).unlink(missing_ok=True)
+            _delete(run["checkpoint"])
 
 
 def best_of(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[str, str | float]:
@@ -130,6 +131,12 @@ def disk_use(folder: Path) -> str:
             if file.suffix == ".pt":
                 weights, files = weights + size, files + 1
     return f"On disk: {_size(total)}, of it {_size(weights)} in {files} files of weights (--keep-checkpoints)."
+
+
+def _delete(folder: str) -> None:
+    """An evaluation of several scales has the weights of each."""
+    for file in Path(folder).glob(checkpoint.BEST.replace(".", "*.")):
+        file.unlink()
 
 
 def _value(outcome: Outcome) -> float:

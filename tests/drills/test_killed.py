@@ -75,7 +75,7 @@ def test_a_run_that_hangs_is_told_of_and_who_holds_the_machine(pictures, tiny, t
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
     assert search.wait() == 0, "".join(said)
-    (told,) = (line for line in said if "has not moved" in line and "since epoch" in line)
+    told, *_ = (line for line in said if "has not moved" in line and "since epoch" in line)
     assert told.startswith("A+S · seed 0 ") and "Held or wanted by A+S · seed 0 (1 CPU)" in told
 
 
@@ -101,12 +101,12 @@ def test_one_of_two_workers_of_a_run_is_lost(pictures, tiny, tmp_path, workers):
 def test_killed_again_and_again(pictures, tiny, tmp_path, workers):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=12"]
     searches = Searches(tmp_path, pictures, fields)
-    options = "--workers", str(workers)
+    options = "--workers", str(workers), "--concurrency", "1"
     moments = (
         ("stage 1", "epoch   1/2", signal.SIGKILL),
-        ("none", "epoch   5/12", signal.SIGKILL),
-        ("A+S", "epoch   3/12", signal.SIGINT),  # as Ctrl-C in a terminal, which tells the whole group
-        ("A+P", "epoch   7/12", signal.SIGKILL),
+        ("none ·", "epoch   5/12", signal.SIGKILL),
+        ("A+S ·", "epoch   3/12", signal.SIGINT),  # as Ctrl-C in a terminal, which tells the whole group
+        ("A+P ·", "epoch   7/12", signal.SIGKILL),
     )
     for start, text, signal_ in moments:
         search = searches.start("constraints", *options)

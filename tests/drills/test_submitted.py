@@ -202,14 +202,14 @@ def test_a_search_is_left_running_listed_and_followed_to_its_end(cluster, clone,
 
 
 def test_a_job_is_stopped_with_its_epoch_and_the_same_command_goes_on(cluster, clone, pictures, tiny):
-    fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=60"]
+    fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=300"]
     searches = Searches(clone, pictures, fields, cluster.client())
     options = "constraints", "--arms", "A+S", "--workers", "0", "--submit"
     sent = searches.start(*options)
     said = []
     for line in sent.stdout:
         said.append(line)
-        if "epoch   4/60" in line:
+        if "epoch   4/300" in line:
             break
     (job,) = set(re.findall(r"constraints-labels-\d{8}-\d{6}-[0-9a-f]{4}", "".join(said)))
     stopped = call(cluster, clone, "--stop", job)
@@ -224,6 +224,6 @@ def test_a_job_is_stopped_with_its_epoch_and_the_same_command_goes_on(cluster, c
     record = Searches(cluster.shared, pictures, fields)
     parent, children = record.children("constraints-labels")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
-    assert record.epochs(children["A+S · seed 0"]) == list(range(1, 61))
-    trained = [int(epoch) for epoch in re.findall(r"epoch +(\d+)/60", done.stdout)]
-    assert trained[-1] == 60 and trained[0] > 4  # it went on
+    assert record.epochs(children["A+S · seed 0"]) == list(range(1, 301))
+    trained = [int(epoch) for epoch in re.findall(r"epoch +(\d+)/300", done.stdout)]
+    assert trained[-1] == 300 and trained[0] > 4  # it went on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -87,3 +88,16 @@ def test_a_holder_learns_that_it_was_succeeded():
     assert not kept.lease().beat(mine)
     kept.held = None
     assert not kept.lease().beat(mine)
+
+
+def test_it_is_shown_for_as_long_as_it_is_kept():
+    kept, mine = Kept(), this_process()
+    with kept.lease().kept(mine, every=0.01):
+        until = time.monotonic() + 10
+        while kept.held["beats"] < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert kept.held["beats"] >= 3
+    assert kept.held is None
+    with pytest.raises(ValueError, match="mine"), kept.lease().kept(mine):
+        raise ValueError("mine")
+    assert kept.held is None

@@ -82,6 +82,18 @@ def test_an_arm_that_is_just_stage_1_shares_its_run(pictures, tiny, dataset):
     assert (run.name, run.needs) == ("attended · seed 0", (stage1.fingerprint,))
 
 
+def test_what_an_arm_evaluates_may_be_stage_1(pictures, tiny, dataset):
+    first = configure(str(pictures), overrides=parse_set(tiny)).stage1_config().flat()
+    default = Config().flat()
+    whole = {name: value for name, value in first.items() if value != default[name] and not name.startswith("data.")}
+    attended = {name: value for name, value in parse_set(tiny).items() if not name.startswith("data.")}
+    arms = {"attended": attended, "whole, one label": {**whole, "evaluation.top_k": 1}}
+    shared = {name: value for name, value in parse_set(tiny).items() if name.startswith("data.")}
+    jobs = plan(spaces.Space(version=1, title="T", arms=arms), str(pictures), "", shared, 1, dataset)
+    assert [job.kind for job in jobs] == ["stage1", "train", "evaluate"]  # not a training beside it, in the same folder
+    assert jobs[1].needs == jobs[2].needs == (jobs[0].fingerprint,)
+
+
 def test_an_arm_with_a_seed_of_its_own_has_no_others(pictures, tiny, dataset):
     space = spaces.Space(version=1, title="T", arms={"a": {}, "b": {"training.seed": 7}})
     with pytest.raises(BadInput, match=r"arms\.b: training\.seed: found one seed"):

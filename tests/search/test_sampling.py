@@ -13,6 +13,7 @@ from simulated import EPOCHS, Simulated, memory, space
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import NOT_RUN, Job, Outcome
+from ram_tune.search.sampling import Sampling
 from ram_tune.search.settings import agree
 from ram_tune.search.study import Study, open_study
 
@@ -155,6 +156,32 @@ def test_a_stage_1_that_fails_ends_the_search_and_is_tried_again_by_the_next():
     found.open()
     found.run()
     assert [one.state for one in found.sampling.tried()] == ["finished"] * 3
+
+
+def test_a_setting_whose_own_stage_1_fails_is_the_only_one_to_fail():
+    found = search(parameters={"model.regions": {"int": [1, 4]}}, budget={"trials": 4})
+    makes = found.sampling.jobs_of
+
+    def jobs_of(need):
+        own = f"s{need.values.get('model.regions')}" if need.values.get("model.regions") == 3 else "s"
+        return [Job("stage1", "stage 1", Config(), own, "data"), *makes(need)]
+
+    found.sampling.jobs_of = jobs_of
+    while jobs := found.sampling.more():
+        stage1, run = jobs
+        broken = stage1.fingerprint == "s3"
+        found.study.ended(stage1, Outcome(error="no memory") if broken else Outcome({"selection/mAP": 0.1}))
+        found.sampling.ended(stage1.fingerprint, found.study.outcomes()[stage1.fingerprint])
+        outcome = Outcome(error=f"{NOT_RUN}stage 1") if broken else Outcome({"selection/mAP": 0.5, "test/mAP": 0.5})
+        found.study.ended(run, outcome)
+        found.sampling.ended(run.fingerprint, outcome)
+    assert sorted(one.state for one in found.sampling.tried()) == ["failed", "finished", "finished", "finished"]
+
+
+def test_a_budget_of_hours_goes_on_counting_where_the_desk_was_lost():
+    found = search(budget={"trials": 9, "hours": 2})
+    again = Sampling(found.study, found.space, None, 9, found.sampling.jobs_of, clock=lambda: 7200.0, since=0.0)
+    assert again.spent() == "the budget of 2 hours is spent"
 
 
 def test_a_setting_that_is_another_ones_model_is_not_waited_for():

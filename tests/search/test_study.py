@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -35,11 +37,11 @@ def trials(study: Study) -> list[tuple[str, TrialState, float | None]]:
 def test_a_setting_is_a_trial_whose_value_is_the_mean_over_its_seeds_on_selection(study):
     runs = ["A0", "A1"]
     study.started(STAGE1)
-    study.ended(STAGE1, done(0.1), [])
+    study.ended(STAGE1, done(0.1), {})
     for seed, value in ((0, 0.4), (1, 0.6)):
         study.started(run("A", seed))
         assert trials(study) == [("A", TrialState.RUNNING, None)]
-        study.ended(run("A", seed), done(value), runs)
+        study.ended(run("A", seed), done(value), {"A": runs})
     assert trials(study) == [("A", TrialState.COMPLETE, pytest.approx(0.5))]
     assert {name: outcome.state for name, outcome in study.outcomes().items()} == dict.fromkeys(
         ["s", "A0", "A1"], "finished"
@@ -51,48 +53,48 @@ def test_an_open_trial_that_a_dead_driver_left_is_taken_up_again(study):
     after = Study(study.study)
     assert after.outcomes() == {}
     after.started(run("A", 0))
-    after.ended(run("A", 0), done(0.4), ["A0"])
+    after.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     assert trials(after) == [("A", TrialState.COMPLETE, 0.4)]
     assert after.study.user_attrs["run:A0"]["attempts"] == 2
 
 
 def test_seeds_added_later_make_a_new_trial_over_all_seeds(study):
     study.started(run("A", 0))
-    study.ended(run("A", 0), done(0.4), ["A0"])
+    study.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     study.started(run("A", 1))
-    study.ended(run("A", 1), done(0.6), ["A0", "A1"])
+    study.ended(run("A", 1), done(0.6), {"A": ["A0", "A1"]})
     assert trials(study) == [("A", TrialState.COMPLETE, 0.4), ("A", TrialState.COMPLETE, pytest.approx(0.5))]
 
 
 def test_a_failed_run_fails_its_trial_and_can_be_retried(study):
     study.started(run("A", 0))
-    study.ended(run("A", 0), Outcome(error="x" * 10_000 + "ValueError: broken"), ["A0"])
+    study.ended(run("A", 0), Outcome(error="x" * 10_000 + "ValueError: broken"), {"A": ["A0"]})
     assert trials(study) == [("A", TrialState.FAIL, None)]
     kept = study.outcomes()["A0"]
     assert kept.state == "failed"
     assert kept.error.endswith("ValueError: broken")
     study.started(run("A", 0))
     assert "A0" not in study.outcomes()
-    study.ended(run("A", 0), done(0.4), ["A0"])
+    study.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     assert trials(study)[1:] == [("A", TrialState.COMPLETE, 0.4)]
 
 
 def test_of_two_seeds_one_failed_the_value_is_the_others(study):
     for seed, outcome in ((0, done(0.4)), (1, Outcome(error="broken"))):
         study.started(run("A", seed))
-        study.ended(run("A", seed), outcome, ["A0", "A1"])
+        study.ended(run("A", seed), outcome, {"A": ["A0", "A1"]})
     assert trials(study) == [("A", TrialState.COMPLETE, 0.4)]
 
 
 def test_a_stopped_run_leaves_the_trial_open(study):
     study.started(run("A", 0))
-    study.ended(run("A", 0), Outcome(), ["A0"])
+    study.ended(run("A", 0), Outcome(), {"A": ["A0"]})
     assert trials(study) == [("A", TrialState.RUNNING, None)]
     assert study.outcomes()["A0"].state == "stopped"
 
 
 def test_a_run_that_never_started_can_fail(study):
-    study.ended(run("A", 0), Outcome(error="not run: stage 1, which it starts from, failed"), ["A0"])
+    study.ended(run("A", 0), Outcome(error="not run: stage 1, which it starts from, failed"), {"A": ["A0"]})
     assert trials(study) == [("A", TrialState.FAIL, None)]
 
 
@@ -110,7 +112,7 @@ def test_fresh_makes_a_new_generation_and_the_newest_one_is_opened(tmp_path):
     first = open_study(storage, "x")
     assert first is not None
     first.started(run("A", 0))
-    first.ended(run("A", 0), done(0.4), ["A0"])
+    first.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     assert open_study(storage, "x").outcomes().keys() == {"A0"}
     second = open_study(storage, "x", fresh=True)
     assert second.name == "x-2"
@@ -130,7 +132,7 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage):
 def test_killed_between_the_last_run_and_its_trial_the_trial_is_told_later(study, monkeypatch):
     study.started(run("A", 0))
     monkeypatch.setattr(study, "settle", lambda *_: None)
-    study.ended(run("A", 0), done(0.4), ["A0"])
+    study.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     monkeypatch.undo()
     assert trials(study) == [("A", TrialState.RUNNING, None)]
     for _ in range(2):  # a desk that was killed before it answered is told again
@@ -147,3 +149,28 @@ def test_a_database_that_cannot_be_written_is_refused(tmp_path):
     open_study(f"sqlite:///{tmp_path / 'studies.db'}", "x")
     with pytest.raises(BadInput, match="--study-storage"):
         open_study(f"sqlite:///file:{tmp_path / 'studies.db'}?mode=ro&uri=true", "y")
+
+
+def test_arms_that_share_a_run_have_each_its_trial(study):
+    study.agree({"attended": {}, "centred": {"model.regions": 5}})
+    job = replace(run("attended", 0), also=("centred",))
+    study.started(job)
+    study.ended(job, done(0.4), {"attended": ["attended0"], "centred": ["attended0"]})
+    assert trials(study) == [("attended", TrialState.COMPLETE, 0.4), ("centred", TrialState.COMPLETE, 0.4)]
+
+
+def test_a_run_keeps_the_names_of_all_plans(study):
+    study.agree({"centred": {}, "whole": {}})
+    study.started(run("centred", 0))
+    study.ended(run("centred", 0), done(0.4), {"centred": ["centred0"]})
+    study.ended(STAGE1, done(0.1))
+    assert not study.rename([run("centred", 0), STAGE1])
+    study.agree({"attended": {}})
+    wider = replace(run("attended", 0), fingerprint="centred0", also=("centred",))
+    plan = [replace(STAGE1, also=("whole",)), wider]
+    assert study.rename(plan) and not study.rename(plan)
+    named = {key: (one["kind"], one["setting"], one["also"]) for key, one in study.runs().items()}
+    assert named == {"centred0": ("train", "attended", ["centred"]), "s": ("stage1", "stage 1", ["whole"])}
+    assert not study.rename([STAGE1]) and study.runs()["s"]["also"] == ["whole"]  # a smaller plan takes none away
+    study.ended(run("centred", 0), done(0.4), {"centred": ["centred0"]})
+    assert (study.runs()["centred0"]["setting"], study.runs()["centred0"]["also"]) == ("centred", ["attended"])

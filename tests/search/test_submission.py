@@ -72,7 +72,7 @@ def test_the_job_is_the_same_search_without_what_concerns_the_way_there():
     [
         "full --submit --trials 40 --hours 1.5 --gpu-hours 8 --confirm 0 --dry-run",
         "my.yaml --data /d/l.csv --data-root /d --cache-dir /c --results '/r with space' --keep-checkpoints none --submit",
-        "constraints --subm http://h --workers 1:4 --gpus-per-worker 0.5 --concurrency 2",
+        "constraints --submit http://h --workers 1:4 --gpus-per-worker 0.5 --concurrency 2",
     ],
 )
 def test_every_option_arrives(text: str):
@@ -390,7 +390,7 @@ def test_a_log_goes_on_where_the_connection_broke(capsys):
     assert job_server.follow(client, "http://h", "job") == 0
     said = capsys.readouterr()
     assert said.out == "one\ntwo\nthree\njob succeeded\n"
-    assert said.err.count("trying again") == 1
+    assert said.err.count("trying again") == 2  # it had been found again in between
 
 
 def test_it_is_given_up_where_the_cluster_stays_away(capsys, monkeypatch):
@@ -440,3 +440,51 @@ def test_the_table_keeps_ids_whole():
     with console.capture() as said:
         console.print(job_server.table(jobs))
     assert f"│ {long}" in said.get() and "running" in said.get()
+
+
+def test_a_way_that_was_found_again_may_be_lost_again(monkeypatch: pytest.MonkeyPatch, capsys):
+    """Two breaks hours apart are two: the second is not given up at once."""
+    now, said = [0.0], iter(["one ", None, "one two ", None, "one two three"])
+
+    class Client:
+        async def tail_job_logs(self, job):
+            text = next(said)
+            if text is None:
+                raise RuntimeError("no way")
+            yield text
+            if not text.endswith("three"):
+                now[0] += 3600  # a long log, which then breaks off
+                raise RuntimeError("cut")
+
+        def get_job_info(self, job):
+            return SimpleNamespace(
+                status=SimpleNamespace(is_terminal=lambda: True, value="SUCCEEDED"),
+                submission_id=job,
+                driver_exit_code=0,
+                error_type=None,
+            )
+
+    monkeypatch.setattr(job_server, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
+    assert job_server.follow(Client(), "http://head", "job") == 0
+    assert "one two three" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("constraints --watchdog nan", "--watchdog: found nan; expected minutes"),
+        ("constraints --watchdog -1", "--watchdog: found -1"),
+        ("constraints --seeds 0", "--seeds: found 0; expected at least 1"),
+        ("constraints --gpus-per-worker nan", "--gpus-per-worker: found nan; expected 0 or more"),
+        ("constraints --notify ftp://secret", r"--notify: .*expected an http\(s\) address"),
+        ("full --hours inf", "--hours: found inf; expected more than 0"),
+        ("full --confirm -1", "--confirm: found -1; expected at least 0"),
+        ("constraints --address a..b:6379 --workers 0", r"--address a\.\.b:6379: found no Ray cluster there"),
+        ("--follow= --address http://a..b", r"http://a\.\.b: found no Ray cluster there"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(arguments, words, pictures, tiny, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAM_TUNE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BadInput, match=words):
+        main([*shlex.split(arguments), "--data", str(pictures), "--set", *tiny])

@@ -90,5 +90,16 @@ def test_what_an_evaluation_needs_stays(left, keep: Keep):
     assert "a0" in left.weights()
 
 
+def test_an_evaluations_own_best_run_stays_and_of_others_every_scale_goes(left):
+    for seed, value in enumerate((0.3, 0.8)):
+        config = Config(training=Training(seed=seed))
+        left.jobs.append(Job("evaluate", "both scales", config, f"e{seed}", "data", (f"a{seed}",)))
+        left.outcomes[f"e{seed}"] = left.left(f"e{seed}", value)
+        (left.folder / f"e{seed}" / "best-2.pt").write_bytes(bytes(1000))
+    drop("arms", left.jobs, left.outcomes)
+    assert {"e1"} == {name for name in left.weights() if name.startswith("e")}
+    assert not (left.folder / "e0" / "best-2.pt").exists() and (left.folder / "e1" / "best-2.pt").exists()
+
+
 def test_disk_use_is_what_the_files_take(left):
     assert disk_use(left.folder) == "On disk: 7.07 kB, of it 7 kB in 7 files of weights (--keep-checkpoints)."
