@@ -109,4 +109,4 @@ def space_table(maker: Maker) -> Table:
 
 def plot_command(study: Study, storage: str) -> str:
     """How to look at the study in Optuna's own dashboard."""
-    return f"optuna-dashboard {storage}  (study {study.name}; install ram_tune[dashboard])"
+    return f"optuna-dashboard {storage}  (study {study.name}; pip install optuna-dashboard)"

@@ -38,7 +38,7 @@ def sampler(
             "sampler",
             found="cmaes without the package cmaes",
             expected="the package, which this sampler needs",
-            remedy="Install it: pip install 'ram_tune[samplers]'.",
+            remedy="Install it: pip install cmaes.",
         )
     given: dict[str, Any] = {"seed": _drawn(seed, number)}
     if (
