@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ram_tune.options import masked
 from ram_tune.search import browsing
+from ram_tune.search.browsing import PICTURES
 from ram_tune.search.outbox import Entry, Outbox
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 SEARCH = ""  # what the parent is called among the runs; its children are called by their fingerprints
 PER_READ = 1000  # entries taken from the outbox at once
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
-PICTURES = "regions"  # what MLflow calls them
 TRIES = 3  # of an entry that fails for a reason not known to be MLflow's absence
 SQLITE = "sqlite:///"
 EXPERIMENT = "experiment"  # the note that says its id

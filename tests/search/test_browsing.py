@@ -26,6 +26,18 @@ def test_a_file_is_named_with_what_serves_it(tmp_path, monkeypatch: pytest.Monke
     assert "mlflow ui --backend-store-uri sqlite:////data/runs.db, then http" in elsewhere
 
 
+def test_an_experiments_tag_holds_the_view():
+    assert len(view()) < 5000  # MLflow's limit
+
+
+def test_every_chart_is_in_a_section_that_is_there():
+    shown = json.loads(view())
+    sections = [section["uuid"] for section in shown["compareRunSections"]]
+    charts = shown["compareRunCharts"]
+    assert {chart["metricSectionId"] for chart in charts} == set(sections)
+    assert len({chart["uuid"] for chart in charts}) == len(charts) == 10
+
+
 def test_the_view_is_sorted_by_what_it_shows_first():
     shown = json.loads(view())
     assert shown["orderByKey"] == shown["selectedColumns"][0] == "metrics.`test/mAP`" and not shown["orderByAsc"]
