@@ -59,7 +59,10 @@ def view() -> str:
         for name in CURVES
     ]
     shown = {"orderByKey": COLUMNS[0], "orderByAsc": False, "selectedColumns": COLUMNS}
-    return json.dumps({**shown, "compareRunCharts": charts, "compareRunSections": sections})
+    # Reordered, or MLflow's own sections, of all other metrics, would come before these.
+    return json.dumps(
+        {**shown, "compareRunCharts": charts, "compareRunSections": sections, "isAccordionReordered": True}
+    )
 
 
 CURVE = {

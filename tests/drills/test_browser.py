@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from screens import BROWSER, Pages, browser
 from searches import Searches
 
-pytestmark = pytest.mark.drill
+from ram_tune.search.browsing import PICTURES
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+pytestmark = pytest.mark.drill
 
 
 @pytest.fixture
@@ -54,59 +52,30 @@ def ui(searches) -> Iterator[str]:
         server.wait(30)
 
 
-def encoded(query: dict[str, str]) -> str:
-    return urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
-
-
-def page(address: str, picture: Path) -> str:
-    """The page's text and markup once its scripts have run; leaves a screenshot."""
-    common = [
-        BROWSER,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-    ]
-    patient = ["--virtual-time-budget=90000", "--timeout=60000", "--window-size=1500,950"]
-    profile = f"--user-data-dir={picture.parent / 'profile'}"
-    subprocess.run(
-        [*common, *patient, profile, f"--screenshot={picture}", address], capture_output=True, timeout=180, check=True
-    )
-    done = subprocess.run(
-        [*common, *patient, profile, "--dump-dom", address], capture_output=True, text=True, timeout=180, check=True
-    )
-    return done.stdout
-
-
 @pytest.mark.skipif(not BROWSER, reason="no chromium here")
-def test_the_search_is_found_and_two_arms_are_compared(searches, ui, tmp_path):
-    parent, children = searches.children("constraints-labels")
-    experiment = parent.info.experiment_id
-    runs = page(f"{ui}/#/experiments/{experiment}/runs", tmp_path / "runs.png")
-    assert parent.info.run_name in runs
-
-    # Sorted by a metric MLflow shows children beside one another, and not folded under their parent.
-    query = {
-        "searchFilter": f"tags.mlflow.parentRunId = '{parent.info.run_id}'",
-        "orderByKey": "metrics.`test/mAP`",
-        "compareRunsMode": "CHART",
-    }
-    charts = page(f"{ui}/#/experiments/{experiment}/runs?{encoded(query)}", tmp_path / "charts.png")
-    for name in ("stage 1", "none · seed 0", "A+S+P · seed 0"):
-        assert name in charts, name
-
-    curves = {
-        "runs": json.dumps([children[f"{arm} · seed 0"].info.run_id for arm in ("none", "A+S+P")]),
-        "experiments": json.dumps([experiment]),
-        "metric": json.dumps("selection/mAP"),
-        "plot_metric_keys": json.dumps(["selection/mAP"]),
-        "plot_layout": "{}",
-        "x_axis": "step",
-    }
-    found = page(f"{ui}/#/metric?{encoded(curves)}", tmp_path / "curves.png")
-    for text in ("none · seed 0 (selection/mAP)", "A+S+P · seed 0 (selection/mAP)"):
-        assert text in found, text
-
-    run = page(f"{ui}/#/experiments/{experiment}/runs/{children['none · seed 0'].info.run_id}", tmp_path / "run.png")
-    assert "loss.anchor" in run
+def test_a_person_finds_their_way(searches, ui, tmp_path):
+    _, children = searches.children("constraints-labels")
+    by_test = sorted(children, key=lambda name: -children[name].data.metrics["test/mAP"])
+    with browser() as page:
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        pages = Pages(page, ui, "constraints-labels", tmp_path / "screens")
+        assert [name for name in pages.leaderboard() if name in children] == by_test
+        titles = pages.charts()
+        assert {"selection/mAP", "selection/mirrored_share", PICTURES} <= set(
+            titles
+        )  # those further down are drawn later
+        last, first, images = pages.regions()
+        assert (last, first) == (3, 1) and images == 2  # of both arms
+        assert set(pages.expanded()) == {pages.parent.info.run_name, *children}
+        text = pages.compared("none · seed 0", "A+S+P · seed 0")
+        assert "loss.anchor" in text and "test/mAP" in text
+        text = pages.description()
+        assert "Which of the anchor (A)" in text and "python -m ram_tune.search constraints" in text
+        assert "best epoch" in text and "A+S+P" in text  # the table
+        assert "labels" in text.partition("Datasets")[2]
+        text = pages.report()
+        assert "The answer" in text and "A+S+P" in text and "over images" in text
+    assert not complaints
+    for name in ("runs", "curves", "regions", "tree", "compared", "parent", "report"):
+        assert (tmp_path / "screens" / f"{name}.png").stat().st_size > 20_000

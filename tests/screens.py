@@ -1,12 +1,13 @@
 """What a person does in MLflow's own pages with a search, and what is on the screen then.
 
-    python tests/drills/screens.py http://127.0.0.1:5000 constraints-scenes docs/pictures
+    python tests/screens.py http://127.0.0.1:5000 constraints-scenes docs/pictures
 
 leaves the pictures of the docs, of a search that was run before.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from ram_tune.search.browsing import KEY
+from ram_tune.search.browsing import KEY, PICTURES
 from ram_tune.search.record import REPORT
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+CARD = "[data-testid=experiment-view-compare-runs-card]"
 PATIENCE = 60_000  # milliseconds; a page's scripts are megabytes
 
 
@@ -78,13 +80,35 @@ class Pages:
         self.picture("runs")
         return self.rows()
 
-    def charts(self, run: str) -> None:
-        """The same runs as curves; then the regions of one, over its epochs."""
+    def charts(self) -> list[str]:
+        """The same runs as curves → their titles."""
         self.open(f"/runs?viewStateShareKey={KEY}&compareRunsMode=CHART")
         self.page.get_by_role("button", name="Hide banner").click()
-        self.page.get_by_text("Recognition", exact=False).first.wait_for()
+        self.page.get_by_text("Recognition").first.wait_for()  # a section of ours
         self.page.locator(".js-plotly-plot").first.wait_for()
         self.picture("curves")
+        return self.page.locator(f"{CARD} h4").all_inner_texts()
+
+    def regions(self) -> tuple[int, int, int]:
+        """Of these charts the runs' regions, on the whole screen, at the last epoch → its number, the first one's, images."""
+        self.page.locator(CARD).filter(has_text=re.compile(f"^{PICTURES}")).get_by_role("button").first.click()
+        shown = self.page.get_by_role("dialog")
+        shown.locator("img").first.wait_for()
+        slider = shown.get_by_role("slider").first
+
+        def at() -> int:
+            while not (text := slider.get_attribute("aria-valuenow")).isdigit():  # the epochs are still being asked for
+                self.page.wait_for_timeout(200)
+            return int(text)
+
+        first, before = at(), -1
+        while at() != before:  # from picture to picture
+            before = at()
+            slider.press("ArrowRight")
+            self.page.wait_for_timeout(700)
+        self.page.wait_for_timeout(2000)  # other pictures are loaded
+        self.picture("regions")
+        return at(), first, shown.locator("img").count()
 
     def expanded(self) -> list[str]:
         """MLflow's own start page of an experiment; the parent unfolded → the runs in its order."""
@@ -123,10 +147,9 @@ class Pages:
 def main(address: str, experiment: str, folder: str) -> None:
     with browser() as page:
         pages = Pages(page, address, experiment, Path(folder))
-        for step in sys.argv[4:] or ("leaderboard", "charts", "expanded", "description", "report"):
-            found = getattr(pages, step)(*(["A+S+P · seed 0"] if step == "charts" else []))
-            print(step, str(found)[:600])
+        for step in (pages.leaderboard, pages.charts, pages.regions, pages.description, pages.report):
+            print(step.__name__, str(step())[:200])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:])
