@@ -91,7 +91,7 @@ class Finished:
         return self
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
-        self.study._write(job, outcome.state, outcome, 1, 3, 1.0, 0.0)
+        self.study._write(job, {}, outcome.state, outcome, 1, 3, 1.0, 0.0)
 
     def _write(self, folder: Path, config: Config, arm: str, seed: int) -> dict[str, float]:
         own = np.random.default_rng([seed, len(arm)]).normal(size=self.targets.shape)
