@@ -11,7 +11,7 @@ from finished import ARMS, Finished, space
 from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
 from ram_tune.search.reports.kept import _space, note, opened, read
-from ram_tune.search.reports.listing import _asked, _runs, find, listed
+from ram_tune.search.reports.listing import _asked, _attributes, find, listed
 from ram_tune.search.study import Study
 
 
@@ -117,6 +117,25 @@ def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_nam
     assert find(storage, "constraints") == find(storage, "constraints-scenes") == second.name
 
 
+def test_a_search_whose_name_begins_alike_is_another_one(tmp_path):
+    theirs, mine, long = "constraints-scenes-0a1b2c3d", "constraints-mine-scenes-00000000", "my_own-scenes-00000000"
+    for name, search in ((theirs, "constraints"), (mine, "constraints-mine"), (long, "my own")):
+        made = Finished(tmp_path, space(), name=name)
+        note(made.study, search, "scenes", made.space, "search", 3)
+        made.run("none", 0)
+    assert find(made.storage, "constraints") == find(made.storage, "constraints-scenes") == theirs
+    assert find(made.storage, "constraints-mine") == find(made.storage, "constraints-mine-scenes") == mine
+    assert find(made.storage, "my_own") == find(made.storage, "my_own-scenes") == find(made.storage, long) == long
+    with pytest.raises(BadInput, match="no search 'my'"):
+        find(made.storage, "my")
+
+
+def test_a_search_older_than_its_note_is_found_by_the_start_of_its_name(tmp_path):
+    old = Finished(tmp_path, space(), name="constraints-mine-scenes-00000000", noted=False)
+    old.run("none", 0)
+    assert find(old.storage, "constraints") == old.name
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones(search):
     search.run("none", 0)
     with pytest.raises(BadInput, match=r"no search 'constraint'.*constraints-scenes-0a1b2c3d.*Did you mean"):
@@ -132,7 +151,9 @@ def test_a_storage_that_is_not_there_is_not_made(tmp_path):
 def test_optuna_and_its_own_tables_list_the_same(search):
     search.run("none", 0)
     search.failed("A_1", 2)
-    assert sorted(_asked(search.storage)) == sorted(_runs(search.storage)) != []
+    by_optuna, by_us = (sorted(map(repr, found)) for found in (_asked(search.storage), _attributes(search.storage)))
+    assert by_optuna == by_us
+    assert len(by_us) == 3  # two runs, and what it is of
 
 
 def test_a_file_that_is_no_storage_is_said_to_be_none(tmp_path):
