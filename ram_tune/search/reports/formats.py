@@ -47,6 +47,10 @@ COLUMNS = (
 )
 
 
+FORMULA = tuple("=+-@\t\r")
+"""What a spreadsheet takes for the start of a formula."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table as plain texts."""
@@ -78,12 +82,15 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(found: Comparison) -> str:
-    """A line for each arm with every figure, in percent and points, to four digits; empty where there is none."""
+    """A line for each arm with every figure, in percent and points, to four digits; empty where there is none.
+
+    A text that a spreadsheet would compute has an apostrophe before it.
+    """
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(COLUMNS)
     for row in found.rows:
-        table.writerow([_number(value) if isinstance(value, float) else value for value in _figures(found, row)])
+        table.writerow(map(_cell, _figures(found, row)))
     return stream.getvalue()
 
 
@@ -186,5 +193,7 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text).replace("\n", " ")
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
+def _cell(value: str | float | int) -> str | int:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

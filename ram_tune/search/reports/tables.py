@@ -13,7 +13,7 @@ from ram_tune.evaluation.resampling import RESAMPLES
 from ram_tune.search.findings import plural
 from ram_tune.search.reports import images
 from ram_tune.search.reports.compare import Comparison, Row
-from ram_tune.search.statistics import MOST_SEEDS, Interval
+from ram_tune.search.statistics import MOST_SEEDS, Interval, Paired
 
 ALPHA = 0.05
 """The field's usual level."""
@@ -40,10 +40,8 @@ def difference_table(found: Comparison) -> Table | None:
         if seeds is None:
             table.add_row(Text(row.name), "0", "–", "", "", "", over)
             continue
-        flips = f"{seeds.flips:.{_digits(seeds.flips)}f} (≥ {seeds.floor:.3g})" if seeds.n > 1 else ""
-        flips = "" if math.isnan(seeds.flips) else flips
-        middle = bracketed(seeds.difference)
-        table.add_row(Text(row.name), f"{seeds.n}", middle, probability(seeds.p), probability(row.holm), flips, over)
+        tests = probability(seeds.p), probability(row.holm), _flips(seeds)
+        table.add_row(Text(row.name), f"{seeds.n}", bracketed(seeds.difference), *tests, over)
     table.caption = escape("\n".join(_how(found, rows)))
     return table
 
@@ -73,6 +71,11 @@ def verdicts(found: Comparison) -> list[str]:
         who = f"{', '.join(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "no arm differs"
         said.append(f"{who} from the reference by more than other test images would make (95 % interval)")
     return said
+
+
+def _flips(found: Paired) -> str:
+    """p of the permutation test and the least that it can be, in the same digits: rounded apart it could seem to be less."""
+    return "" if found.n < 2 or math.isnan(found.flips) else f"{found.flips:.3g} (≥ {found.floor:.3g})"
 
 
 def _beside_zero(interval: Interval) -> bool:
@@ -185,8 +188,4 @@ def bracketed(difference: Interval) -> str:
 
 def probability(p: float) -> str:
     """Two digits; small ones as `< 0.001`."""
-    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.{_digits(p)}f}"
-
-
-def _digits(p: float) -> int:
-    return 3 if p < 0.1 else 2
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

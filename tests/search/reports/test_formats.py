@@ -68,6 +68,15 @@ def test_one_seed_says_that_seeds_are_not_known():
     assert "one seed: that another seed would say the same is not known" in words(table)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(5, "0.0625 (≥ 0.0625)"), (12, "0.000488 (≥ 0.000488)"), (4, "0.125 (≥ 0.125)")]
+)
+def test_the_permutation_p_is_never_written_below_its_floor(seeds, said):
+    base = tuple(70.0 + seed for seed in range(seeds))
+    arm = row("A", *(value + 1 + 0.01 * value for value in base), base=base)  # better with every seed
+    assert rows(difference_table(comparison(arm)))[0][5] == said
+
+
 def test_what_cannot_be_paired_says_so():
     other = row("other: B", 50.0, unpaired="unpaired: other images (voc2007)")
     assert rows(difference_table(comparison(ARM, other)))[1][:3] == ["other: B", "", "unpaired: other images (voc2007)"]
@@ -121,6 +130,17 @@ def test_csv_has_every_figure():
         "12 epochs, not 45",
     )
     assert dict(zip(head, none, strict=True))["p"] == ""
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+P", "-A", "@SUM(A1)", "\tA"])
+def test_a_spreadsheet_computes_no_name(name):
+    base, arm = row(name, *NONE, reference=True), row("S+P", 72.0, 73.5, 74.0, base=NONE)
+    text = formats.csv_text(Comparison("mAP", "scenes", name, [base, arm]))
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [one["arm"] for one in found] == [f"'{name}", "S+P"]
+    assert {one["reference"] for one in found} == {f"'{name}"}
+    lower = row("A", 60.0, 61.0, 62.0, base=NONE)
+    assert "-10.0000" in formats.csv_text(comparison(lower)).split(",")  # a number stays one
 
 
 def test_markdown_escapes_what_is_markup():
