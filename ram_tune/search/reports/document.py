@@ -50,9 +50,9 @@ def document(kept: Kept, others: Sequence[Kept] = (), metric: str = "mAP", refer
     found = compare(kept, others, metric, reference)
     tables, said = _sampled(kept) if kept.space.parameters else ([], verdicts(found))
     if kept.arms:
-        tables.append(results_table(kept.space, kept.dataset, kept.jobs, kept.outcomes))
+        tables.append(results_table(kept.space, kept.dataset, kept.jobs, kept.outcomes, kept.arms))
     for other in (one for one in others if one.arms):
-        table = results_table(other.space, other.dataset, other.jobs, other.outcomes)
+        table = results_table(other.space, other.dataset, other.jobs, other.outcomes, other.arms)
         table.title = f"{table.title} ({escape(other.name)})"
         tables.append(table)
     return Document(
