@@ -5,13 +5,15 @@ Everything is in the metric's unit of a table: percent, and points of difference
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from ram_tune.config import Config
+from ram_tune.config import FILES, Config, fields
 from ram_tune.errors import BadInput, nearest
 from ram_tune.search.jobs import Job
 from ram_tune.search.published import Protocol, Published
@@ -22,6 +24,27 @@ from ram_tune.search.statistics import Interval, Paired, centred, holm, paired, 
 from ram_tune.training.results import SCORES
 
 PERCENT = 100
+
+MEASURED = {"scales": "N={}", "edges": "edges: {}"}
+"""Field of `Protocol` → how it is said, where its value does not say it."""
+
+TRAINED = {
+    "training.epochs": "{} epochs",
+    "data.limit": "{} images of each split",
+    "model.backbone.name": "backbone {}",
+    "model.backbone.trainable": "trainable: {}",
+}
+"""Field → how it is said: what a number hangs on most, before the others."""
+
+IN_PROTOCOL = "data.image_size", *(f"evaluation.{name}" for name in ("scales", "views", "classifier"))
+IN_PROTOCOL += ("model.proposals.edge_model",)
+"""Fields that `Protocol` has in its own words."""
+
+SEEDS = "training.seed", "stage1.seed"
+"""No number is of one seed in particular."""
+
+FEW = 2
+"""Further fields that are named; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +140,7 @@ def _row(kept: Kept, name: str, jobs: Sequence[Job], metric: str) -> Row:
     entry = published(kept.space, (jobs[0].setting, *jobs[0].also), Protocol.of(config), metric)
     if entry is None:
         return row
-    differs = differences(config, entry)
+    differs = differences(config, entry, kept.fields.get(entry.arm, ()))
     return replace(row, published=entry, known=getattr(entry, metric), differs=differs)
 
 
@@ -190,27 +213,36 @@ def _why_unpaired(one: Kept, base: Kept) -> str:
     return "" if np.array_equal(ours, others) else "unpaired: other test images"
 
 
-def differences(config: Config, entry: Published) -> str:
+def differences(config: Config, entry: Published, own: Collection[str] = ()) -> str:
     """In what a run of `config` was measured or trained otherwise than the published number, in words; empty: in nothing.
 
-    What the paper trained with are the configuration's defaults.
+    What the paper trained with are the configuration's defaults, and what is the arm's `own` fields' to say.
     """
     ours, theirs, said = Protocol.of(config), entry.protocol(), []
-    for name, words in (("dataset", "{}"), ("split", "{}"), ("scales", "N={}"), ("views", "{}"), ("classifier", "{}")):
+    for name in (one.name for one in dataclasses.fields(Protocol)):
         mine, its = getattr(ours, name), getattr(theirs, name)
         if mine != its and not (name == "split" and ours.dataset != theirs.dataset):
-            said.append(f"{words.format(_plain(mine))}, not {_plain(its)}")
-    usual = Config()
-    budget = [("training.epochs", "{} epochs"), ("data.limit", "{} images of each split")]
-    budget += [("model.backbone.name", "backbone {}"), ("model.backbone.trainable", "trainable: {}")]
-    mine, its = config.flat(), usual.flat()
-    for name, words in budget:
+            said.append(f"{MEASURED.get(name, '{}').format(_plain(mine))}, not {_plain(its)}")
+    mine, its = config.flat(), Config().flat()
+    for name, words in TRAINED.items():
         if mine[name] != its[name]:
             said.append(words.format(mine[name]) + (f", not {its[name]}" if its[name] else ""))
+    known = {*TRAINED, *IN_PROTOCOL, *SEEDS, *own}
+    rest = [name for name, about in fields() if about["hashed"] and mine[name] != its[name] and name not in known]
+    if len(rest) > FEW:
+        said.append(f"and {len(rest)} other fields" if said else f"{len(rest)} fields of the configuration")
+    else:
+        said += [f"{name}={_value(name, mine[name])}" for name in rest]
     return "; ".join(said)
 
 
 def _plain(value: object) -> str:
     if isinstance(value, tuple):
         return " and ".join(map(str, value))
-    return {"one": "one view", "ten": "ten views"}.get(str(value), str(value))
+    return {"one": "one view", "ten": "ten views", "": "none"}.get(str(value), str(value))
+
+
+def _value(field: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return Path(str(value)).name if field in FILES.values() else str(value)
