@@ -146,6 +146,22 @@ def test_the_space_may_name_its_reference(tmp_path):
     assert kept(Finished(tmp_path, space(reference="A_1"))).reference == "A_1"
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "reference"),
+    [
+        ("attention", "scenes", "attended"),  # not its baseline, whole image
+        ("constraints", "voc2007", "none"),
+        ("paper", "voc2007", "512 ten"),
+        ("paper", "scenes", "160 single"),  # there are no 512 pixels
+        ("proposals", "voc2007", "attended"),
+        ("views", "coco2014", "512 single"),
+    ],
+)
+def test_each_packaged_space_is_compared_with_what_its_question_asks_of(tmp_path, name, data, reference):
+    of = spaces.read(name).on(data)
+    assert kept(Finished(tmp_path, of)).reference == reference
+
+
 def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_name(tmp_path):
     first = Finished(tmp_path, space())
     first.run("none", 0)
