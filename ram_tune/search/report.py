@@ -15,7 +15,7 @@ from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.published import Protocol, Published
 from ram_tune.search.space import Space
-from ram_tune.search.statistics import half_width
+from ram_tune.search.statistics import Interval, t_interval
 from ram_tune.search.study import Study
 
 FAULTS = {
@@ -70,7 +70,9 @@ def results_table(
         found = [outcomes[run.fingerprint].metrics for run in finished]
         most = max(most, len(found))
         if found:
-            values = [_interval([100 * one[f"test/{metric}"] for one in found]) for metric in ("mAP", "CF1", "OF1")]
+            values = [
+                spread(t_interval([100 * one[f"test/{metric}"] for one in found])) for metric in ("mAP", "CF1", "OF1")
+            ]
         else:
             values = 3 * [next((state for state in ("failed", "stopped") if state in states.values()), "–")]
         epochs = [one["best_epoch"] for one in found if "best_epoch" in one]
@@ -170,7 +172,7 @@ def _margin(found: Sequence[Mapping[str, float]], share: str) -> str:
     """Own − another image's `share`: mean and interval, of one seed over images, of several over seeds."""
     name = f"test/{share}_own_minus_shuffled"
     if len(found) > 1:
-        return _interval([100 * one[name] for one in found])
+        return spread(t_interval([100 * one[name] for one in found]))
     low, middle, high = (100 * found[0][f"{name}{end}"] for end in ("_low", "", "_high"))
     return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -251,6 +253,13 @@ def _costs_differ(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> bool:
     return any(max(values) > (1 + ALIKE) * min(values) for values in spent if values)
 
 
+def spread(mean: Interval | None) -> str:
+    """`72.9 ± 0.9`, or what there is of it."""
+    if mean is None:
+        return "–"
+    return f"{mean.mean:.1f} ± {mean.half:.1f}" if mean.known else f"{mean.mean:.1f}"
+
+
 def one_stage1(runs: Sequence[Job], jobs: Sequence[Job]) -> bool:
     """Whether several runs all start from one stage 1 of `jobs`: an interval over them leaves its variance out."""
     plan = {
@@ -263,13 +272,6 @@ def _stage1(job: Job, plan: Mapping[str, Job]) -> set[str]:
     """Fingerprints of the stage 1 jobs from which `job` starts, directly or not."""
     needed = [plan[need] for need in job.needs if need in plan]
     return {job.fingerprint for job in needed if job.kind == "stage1"}.union(*(_stage1(one, plan) for one in needed))
-
-
-def _interval(values: Sequence[float]) -> str:
-    """Mean, and the half-width of its 95 % Student interval where there are two values or more."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {half_width(values):.1f}"
 
 
 def _epoch(metrics: Mapping[str, float]) -> float:
