@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _console(None).print(_list(listed(storage)))
         return 0
     name = find(storage, options.name)
-    others = [find(storage, other, "--compare") for other in options.compare]
+    others = list(dict.fromkeys(find(storage, other, "--compare") for other in options.compare))
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
 

@@ -54,8 +54,10 @@ def test_another_metric_and_reference(search, capsys):
 
 def test_another_search_beside_it(search, capsys):
     beside = Finished(search.folder.parent, space(), name="again-scenes-00000000").all(seeds=2)
-    report(search, "constraints", "--compare", "again", "--format", "csv")
-    found = {row["arm"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    report(search, "constraints", "--compare", "again", "again-scenes", "--format", "csv")
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    found = {row["arm"]: row for row in lines}
+    assert len(lines) == len(found) == 4
     assert found[f"{beside.name}: none"]["pairs"] == "2"
     assert float(found[f"{beside.name}: none"]["difference"]) == 0
     assert report(search, "constraints", "--compare", "again") == 0

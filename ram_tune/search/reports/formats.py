@@ -26,6 +26,7 @@ SPECIAL = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     ">": r"$>$",
     "|": r"$|$",
     '"': r"''",
+    "[": "{[}",  # at the start of a row it would be an option of the line break before it
 }
 LATEX = SPECIAL | SIGNS | {letter: f"$\\{name}$" for letter, name in GREEK.items()}
 

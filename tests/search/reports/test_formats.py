@@ -207,7 +207,7 @@ def test_the_whole_report_as_markdown_and_on_a_terminal(tmp_path):
 
 # LaTeX
 
-NAMES = "A_1 & 50 % of {x}", "α·β ~ $5 \\ #2 ^", "a rather long name of an arm that wraps"
+NAMES = "[b] 2pt", "A_1 & 50 % of {x}", "α·β ~ $5 \\ #2 ^", "a rather long name of an arm that wraps"
 
 
 @pytest.mark.parametrize("name", NAMES)
