@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -10,14 +9,12 @@ import pytest
 from finished import ARMS, Finished, space
 from scipy import stats
 
-from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluation import metrics
 from ram_tune.evaluation.resampling import multiplicities
-from ram_tune.presets import from_fields
-from ram_tune.search.published import Protocol, Published
+from ram_tune.search.published import Published
 from ram_tune.search.reports import images
-from ram_tune.search.reports.compare import compare, differences
+from ram_tune.search.reports.compare import compare
 from ram_tune.search.reports.kept import Kept, opened, read
 from ram_tune.training.results import SCORES
 
@@ -313,42 +310,3 @@ def test_the_published_number_comes_with_what_differs(search):
     said += "; loss.classification=bce"  # its own field is what the number is of
     assert base.differs == said
     assert arm.published is None and arm.gap is None
-
-
-def as_published(**fields) -> Config:
-    paper = {"data.name": "voc2007", "evaluation.views": "ten", "evaluation.classifier": "svm"}
-    return from_fields({**paper, **{name.replace("__", "."): value for name, value in fields.items()}})
-
-
-def test_the_papers_own_setting_differs_in_nothing():
-    assert differences(as_published(training__seed=3, stage1__seed=1), entry()) == ""
-    assert differences(as_published(data__limit=600), entry()) == "600 images of each split"
-
-
-def test_the_edges_that_proposals_are_found_by_are_compared():
-    config, known = as_published(model__name="proposals"), entry(edges="structured forest")
-    assert differences(config, known, ["model.name"]) == "edges: gradient, not structured forest"
-    same = as_published(model__name="proposals", model__proposals__edge_model="model.yml.gz")
-    assert differences(same, known, ["model.name"]) == ""
-    assert differences(as_published(), known) == "edges: none, not structured forest"
-
-
-def test_every_part_of_the_protocol_is_compared():
-    theirs = Protocol.of(as_published())
-    for field in dataclasses.fields(Protocol):
-        changed = dataclasses.replace(theirs, **{field.name: (99,) if field.name == "scales" else "changed"})
-        known = entry()
-        object.__setattr__(known, "protocol", lambda changed=changed: changed)
-        assert "not" in differences(as_published(), known), field.name
-
-
-def test_other_fields_are_named_or_counted_but_for_the_arms_own():
-    config = as_published(loss__classification="bce", model__backbone__weights="/a/vgg.pth")
-    assert differences(config, entry()) == "model.backbone.weights=vgg.pth; loss.classification=bce"
-    config = as_published(loss__classification="bce", model__projection_size=64, training__learning_rate=1)
-    assert differences(config, entry()) == "3 fields of the configuration"
-    assert differences(config, entry(views="one")) == "ten views, not one view; and 3 other fields"
-    assert (
-        differences(config, entry(), ["loss.classification"]) == "model.projection_size=64; training.learning_rate=1.0"
-    )
-    assert differences(as_published(loss__anchor=False), entry()) == "loss.anchor=off"
