@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ram_tune.errors import BadInput, command_line
-from ram_tune.options import add_search_places, results_dir, study_storage
+from ram_tune.options import study_storage
+from ram_tune.search.reports import METRICS
 
 if TYPE_CHECKING:
     from ram_tune.search.reports.listing import Listed
 
 FORMATS = "text", "markdown", "latex", "csv", "html"
-METRICS = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"
 
 EXAMPLES = """\
 examples:
@@ -35,7 +36,7 @@ exit code: 0 all is well, 2 the options or files cannot be used"""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code; raises BadInput (code 2)."""
     options = _parser().parse_args(arguments)
-    results = results_dir(options.results)
+    results = _results(options.results)
     if options.compare and not options.name:
         raise BadInput("NAME", found="nothing", expected="the search that others are compared with")
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _console(None).print(_list(listed(storage)))
         return 0
     name = find(storage, options.name)
-    others = [find(storage, other, "--compare") for other in options.compare]
+    others = list(dict.fromkeys(find(storage, other, "--compare") for other in options.compare))
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
 
@@ -68,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _results(option: Path | None) -> Path:
+    """As `options.results_dir`, which makes the folder: who only reads leaves none behind."""
+    return (option or Path(os.environ.get("RAM_TUNE_RESULTS") or "ram_tune_runs")).expanduser().absolute()
 
 
 def _written(found, format: str) -> str:
@@ -123,7 +129,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: the terminal)")
-    add_search_places(parser)
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="what searches left (default: $RAM_TUNE_RESULTS, else ram_tune_runs)",
+    )
+    parser.add_argument(
+        "--study-storage",
+        default="",
+        metavar="URL",
+        help="Optuna's database (default: $RAM_TUNE_STUDY_STORAGE, else studies.db in --results)",
+    )
     return parser
 
 

@@ -60,13 +60,22 @@ class Finished:
         self.noise = random.normal(size=self.targets.shape)  # what all runs find hard
         self.labels = [f"label_{number}" for number in range(labels)]
 
-    def job(self, arm: str, seed: int, kind: Any = "train", needs: Sequence[str] = ()) -> Job:
-        config = from_fields({**BASE, "training.seed": seed, **self.space.arms.get(arm, {})})
-        return Job(kind, arm, config, f"{arm}-{seed}".replace(" ", "-"), self.dataset, tuple(needs))
+    def job(self, arm: str, seed: int, kind: Any = "train", needs: Sequence[str] = (), also: Sequence[str] = ()) -> Job:
+        fields = next((self.space.arms[name] for name in (arm, *also) if name in self.space.arms), {})
+        config = from_fields({**BASE, "training.seed": seed, **fields})
+        return Job(kind, arm, config, f"{arm}-{seed}".replace(" ", "-"), self.dataset, tuple(needs), also=tuple(also))
 
-    def run(self, arm: str, seed: int, kind: Any = "train", needs: Sequence[str] = (), pictures: bool = False) -> Job:
+    def run(
+        self,
+        arm: str,
+        seed: int,
+        kind: Any = "train",
+        needs: Sequence[str] = (),
+        pictures: bool = False,
+        also: Sequence[str] = (),
+    ) -> Job:
         """A run that finished."""
-        job = self.job(arm, seed, kind, needs)
+        job = self.job(arm, seed, kind, needs, also)
         folder = self.folder / RUNS / job.fingerprint
         folder.mkdir(parents=True)
         found = self._write(folder, job.config, arm, seed)
@@ -91,7 +100,7 @@ class Finished:
         return self
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
-        self.study._write(job, outcome.state, outcome, 1, 3, 1.0, 0.0)
+        self.study._write(job, {}, outcome.state, outcome, 1, 3, 1.0, 0.0)
 
     def _write(self, folder: Path, config: Config, arm: str, seed: int) -> dict[str, float]:
         own = np.random.default_rng([seed, len(arm)]).normal(size=self.targets.shape)

@@ -54,8 +54,10 @@ def test_another_metric_and_reference(search, capsys):
 
 def test_another_search_beside_it(search, capsys):
     beside = Finished(search.folder.parent, space(), name="again-scenes-00000000").all(seeds=2)
-    report(search, "constraints", "--compare", "again", "--format", "csv")
-    found = {row["arm"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    report(search, "constraints", "--compare", "again", "again-scenes", "--format", "csv")
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    found = {row["arm"]: row for row in lines}
+    assert len(lines) == len(found) == 4
     assert found[f"{beside.name}: none"]["pairs"] == "2"
     assert float(found[f"{beside.name}: none"]["difference"]) == 0
     assert report(search, "constraints", "--compare", "again") == 0
@@ -76,9 +78,41 @@ def test_what_cannot_be_used_is_named(search, options, said):
         report(search, *options)
 
 
+def test_only_what_is_read_can_be_named(search, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        report(search, "constraints", "--tracking-uri", "sqlite:///mlflow.db")
+    assert "unrecognized arguments: --tracking-uri" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_no_folder_is_made_by_reading(tmp_path, monkeypatch, by):
+    monkeypatch.setenv("RAM_TUNE_RESULTS", str(tmp_path / "runs"))
+    with pytest.raises(BadInput, match="no such file"):
+        main(["--results", str(tmp_path / "runs")] if by == "option" else [])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_studies_is_said_to_be_one(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         main(["constraints", "--results", str(tmp_path)])
+
+
+def test_what_arms_are_compared_by_is_in_every_finished_run(search):
+    from ram_tune.search.reports import METRICS
+
+    for run in search.study.runs().values():
+        assert {f"test/{metric}" for metric in METRICS} <= set(run["metrics"])
+
+
+def test_help_needs_neither_torch_nor_numpy():
+    code = (
+        "import sys, contextlib\n"
+        "from ram_tune.report import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print([name for name in ('torch', 'numpy', 'optuna', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_torch_ray_and_mlflow_are_not_needed(search):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from rich.markup import escape
@@ -14,7 +15,7 @@ from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job, Outcome
 from ram_tune.search.published import Protocol, Published
 from ram_tune.search.space import Space
-from ram_tune.search.statistics import half_width
+from ram_tune.search.statistics import Interval, t_interval
 from ram_tune.search.study import Study
 
 FAULTS = {
@@ -39,13 +40,16 @@ anchors, centre, random: boxes of the same sizes, put there
 centres on objects: of an image's region centres those that lie in the box of an object; own − another's as before"""
 
 
-def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Table:
+def results_table(
+    space: Space, dataset: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome], arms: Iterable[str] = ()
+) -> Table:
     """A row for every arm of the plan `jobs`: means over the finished seeds, and the published mAP.
 
     A published number measured in another way than ours carries a mark that a footnote explains. Where arms differ in what
-    they cost, their parameters and multiply–adds (per image, one view at each scale) are told too.
+    they cost, their parameters and multiply–adds (per image, one view at each scale) are told too. `arms`: those of which
+    only the study knows, as the space lists them no more.
     """
-    plan = {job.fingerprint: job for job in jobs}
+    named = {*space.arms, *arms}
     marks: dict[str, str] = {}  # how a published number was measured → its mark
     measured: dict[Protocol, list[str]] = {}  # how → the arms
     most, shared = 0, False  # finished seeds of an arm; does an interval leave out the variance of stage 1?
@@ -57,7 +61,8 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
         table.add_column(column, justify="right")
     needed = {need for job in jobs for need in job.needs}
     for name, group in arms_of(jobs):
-        if group[0].kind == "train" and group[0].setting not in space.arms and group[0].fingerprint in needed:
+        mine = () if group[0].kind == "stage1" else (group[0].setting, *group[0].also)
+        if group[0].kind == "train" and not named.intersection(mine) and group[0].fingerprint in needed:
             continue  # no arm: a model that several arms evaluate, each in its way
         runs = list({job.seed: job for job in group}.values())  # an evaluation comes after its training, and counts
         states = {run.fingerprint: outcomes[run.fingerprint].state for run in runs if run.fingerprint in outcomes}
@@ -65,7 +70,9 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
         found = [outcomes[run.fingerprint].metrics for run in finished]
         most = max(most, len(found))
         if found:
-            values = [_interval([100 * one[f"test/{metric}"] for one in found]) for metric in ("mAP", "CF1", "OF1")]
+            values = [
+                spread(t_interval([100 * one[f"test/{metric}"] for one in found])) for metric in ("mAP", "CF1", "OF1")
+            ]
         else:
             values = 3 * [next((state for state in ("failed", "stopped") if state in states.values()), "–")]
         epochs = [one["best_epoch"] for one in found if "best_epoch" in one]
@@ -73,15 +80,13 @@ def results_table(space: Space, dataset: str, jobs: Sequence[Job], outcomes: Map
         seeds = f"{len(found)}" if len(found) == len(runs) else f"{len(found)} of {len(runs)}"
         protocol = Protocol.of(group[0].config)
         measured.setdefault(protocol, []).append(name)
-        arms = () if group[0].kind == "stage1" else (group[0].setting, *group[0].also)
-        entry = published(space, arms, protocol)
+        entry = published(space, mine, protocol)
         note = ""
         if entry:
             how = "" if entry.protocol() == protocol else f"{entry.source}: {entry.protocol().words()}"
             mark = marks.setdefault(how, "*" * (1 + len(marks))) if how else ""
             note = f"{entry.mAP:.1f} {mark}".rstrip()
-        if len(found) > 1:
-            shared = shared or bool(set.intersection(*(_stage1(run, plan) for run in finished)))
+        shared = shared or one_stage1(finished, jobs)
         spent = [f"{mean(one[cost] for one in found) / unit:.3g}" if found else "" for cost, (_, unit) in costs.items()]
         table.add_row(Text(name), seeds, *values, best, note, *spent)
     for other in (other for other in space.others if other.dataset == dataset):
@@ -167,7 +172,7 @@ def _margin(found: Sequence[Mapping[str, float]], share: str) -> str:
     """Own − another image's `share`: mean and interval, of one seed over images, of several over seeds."""
     name = f"test/{share}_own_minus_shuffled"
     if len(found) > 1:
-        return _interval([100 * one[name] for one in found])
+        return spread(t_interval([100 * one[name] for one in found]))
     low, middle, high = (100 * found[0][f"{name}{end}"] for end in ("_low", "", "_high"))
     return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -210,42 +215,63 @@ def published(space: Space, arms: Container[str], protocol: Protocol, metric: st
 
 
 def arms_of(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
-    """Rows → the jobs of each, which differ in their seed: stage 1 first, then the arms, in the plan's order."""
+    """Rows → the jobs of each, which differ in their seed: stage 1 first, then the arms, in the plan's order.
+
+    An arm that is just stage 1 is an arm all the same. Where it has no other seeds than stage 1, they share a row.
+    """
     groups: dict[object, list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: job.kind != "stage1"):
+    for job in sorted((part for job in jobs for part in _parts(job)), key=lambda job: job.kind != "stage1"):
         # Arms that change stage 1 have each their own: those are no seeds of one thing.
         training = job.config.training.model_copy(update={"seed": 0})
         kind = job.config.model_copy(update={"training": training}) if job.kind == "stage1" else None
         groups.setdefault((kind, job.setting), []).append(job)
     names = [group[0].setting for group in groups.values() if group[0].kind == "stage1"]
-    rows = []
+    rows: dict[frozenset[str], tuple[str, list[Job]]] = {}  # by their runs
     for group in groups.values():
         name = group[0].arms
         if group[0].kind == "stage1" and names.count(name) > 1:
             made = {job.fingerprint for job in group}
             name += f" of {', '.join(dict.fromkeys(job.setting for job in jobs if made & set(job.needs)))}"
-        rows.append((name, group))
-    return rows
+        runs = frozenset(job.fingerprint for job in group)
+        rows[runs] = (f"{rows[runs][0]} = {name}" if runs in rows else name, group)
+    return list(rows.values())
+
+
+def _parts(job: Job) -> list[Job]:
+    """A job for stage 1 and one for the arms that are just this; any other as it is."""
+    if job.kind != "stage1" or not job.also:
+        return [job]
+    arm, *also = job.also
+    return [replace(job, also=()), replace(job, kind="train", setting=arm, also=tuple(also))]
 
 
 def _costs_differ(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> bool:
     """Whether one arm costs more than another."""
-    arms = [outcomes[job.fingerprint].metrics for job in jobs if job.kind != "stage1" and job.fingerprint in outcomes]
+    runs = [job.fingerprint for job in jobs if job.kind != "stage1" or job.also]
+    arms = [outcomes[run].metrics for run in runs if run in outcomes]
     spent = [[one[cost] for one in arms if cost in one] for cost in COSTS]
     return any(max(values) > (1 + ALIKE) * min(values) for values in spent if values)
+
+
+def spread(mean: Interval | None) -> str:
+    """`72.9 ± 0.9`, or what there is of it."""
+    if mean is None:
+        return "–"
+    return f"{mean.mean:.1f} ± {mean.half:.1f}" if mean.known else f"{mean.mean:.1f}"
+
+
+def one_stage1(runs: Sequence[Job], jobs: Sequence[Job]) -> bool:
+    """Whether several runs all start from one stage 1 of `jobs`: an interval over them leaves its variance out."""
+    plan = {
+        job.fingerprint: job for job in sorted(jobs, key=lambda job: job.kind == "stage1")
+    }  # not an arm just like it
+    return len(runs) > 1 and bool(set.intersection(*(_stage1(run, plan) for run in runs)))
 
 
 def _stage1(job: Job, plan: Mapping[str, Job]) -> set[str]:
     """Fingerprints of the stage 1 jobs from which `job` starts, directly or not."""
     needed = [plan[need] for need in job.needs if need in plan]
     return {job.fingerprint for job in needed if job.kind == "stage1"}.union(*(_stage1(one, plan) for one in needed))
-
-
-def _interval(values: Sequence[float]) -> str:
-    """Mean, and the half-width of its 95 % Student interval where there are two values or more."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {half_width(values):.1f}"
 
 
 def _epoch(metrics: Mapping[str, float]) -> float:

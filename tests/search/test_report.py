@@ -190,6 +190,43 @@ def test_arms_that_share_a_run_share_a_row_and_what_is_published_of_either():
     assert [row[:1] + row[-1:] for row in rows(table)] == [["stage 1", ""], ["none = A", "91.3 *"], ["[b]", ""]]
 
 
+def with_whole(seeds: int) -> list[Job]:
+    """Of arms `A`, and `none` that is just stage 1; as a plan has them."""
+    first, *runs = [job for job in reversed(plan(seeds)) if (job.setting, job.seed) != ("none", 0)]
+    return [replace(first, also=("none",)), *reversed(runs)]
+
+
+def test_an_arm_that_is_just_stage_1_has_one_row_with_all_its_seeds():
+    found = {"s0": outcome(0.5), "none1": outcome(0.54), "A0": outcome(0.6), "A1": outcome(0.6)}
+    table = results_table(space(entry("none", mAP=91.3)), "voc2007", with_whole(2), found)
+    assert [(*row[:3], row[-1]) for row in rows(table)] == [
+        ("stage 1", "1", "50.0", ""),
+        ("none", "2", "52.0 ± 25.4", "91.3 *"),  # 12.706·(4/√2)/√2
+        ("A", "2", "60.0 ± 0.0", ""),
+    ]
+    assert "whose variance it excludes" in words(table)  # of A
+
+
+def test_with_stage_1s_seed_alone_it_shares_its_row():
+    table = results_table(space(entry("none", mAP=91.3)), "voc2007", with_whole(1), {"s0": spent(136e6, 15e9)})
+    assert [(*row[:3], row[6]) for row in rows(table)] == [
+        ("stage 1 = none", "1", "60.0", "91.3 *"),
+        ("A", "0 of 1", "–", ""),
+    ]
+    costs = {"s0": spent(136e6, 15e9), "A0": spent(14e6, 15e9)}  # of an arm as well, which stage 1 alone is not
+    assert "parameters (M)" in words(results_table(space(), "voc2007", with_whole(1), costs))
+
+
+def test_an_arm_that_only_the_study_knows_does_not_vanish():
+    """It is evaluated by another one, as a model that is no arm would be."""
+    jobs = [*plan(arms=("old", "A")), Job("evaluate", "none", config(), "e0", "data", ("old0",))]
+    found = {"old0": outcome(0.6), "e0": outcome(0.7)}
+    without = [row[0] for row in rows(results_table(space(), "voc2007", jobs, found))]
+    assert without == ["stage 1", "A", "none"]
+    known = [row[0] for row in rows(results_table(space(), "voc2007", jobs, found, ["old", "A", "none"]))]
+    assert known == ["stage 1", "old", "A", "none"]
+
+
 def regions(epoch: int, mirrored: float, area: float, distance: float | None = None) -> dict[str, float]:
     found = {"epoch": epoch, "selection/mirrored_share": mirrored, "selection/region_area": area}
     found["selection/outside_share"] = 0.25 * epoch

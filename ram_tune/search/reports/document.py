@@ -15,7 +15,14 @@ from ram_tune.search.report import attention_table, failed_runs, mechanism_table
 from ram_tune.search.reports import formats
 from ram_tune.search.reports.compare import Comparison, compare
 from ram_tune.search.reports.kept import Kept
-from ram_tune.search.reports.tables import difference_table, gains_table, labels_table, published_table, verdicts
+from ram_tune.search.reports.tables import (
+    difference_table,
+    gains_table,
+    labels_table,
+    published_table,
+    verdicts,
+    without_reference,
+)
 from ram_tune.search.settings import Need
 
 if TYPE_CHECKING:
@@ -48,11 +55,14 @@ class Document:
 def document(kept: Kept, others: Sequence[Kept] = (), metric: str = "mAP", reference: str = "") -> Document:
     """The report of `kept`, with the arms of `others` beside its own. Raises BadInput as `compare` does."""
     found = compare(kept, others, metric, reference)
-    tables, said = _sampled(kept) if kept.space.parameters else ([], verdicts(found))
+    tables, said = [], verdicts(found)
+    if kept.space.parameters:
+        tables, said = _sampled(kept)
+        said = [*said, *without_reference(found)]
     if kept.arms:
-        tables.append(results_table(kept.space, kept.dataset, kept.jobs, kept.outcomes))
+        tables.append(results_table(kept.space, kept.dataset, kept.jobs, kept.outcomes, kept.arms))
     for other in (one for one in others if one.arms):
-        table = results_table(other.space, other.dataset, other.jobs, other.outcomes)
+        table = results_table(other.space, other.dataset, other.jobs, other.outcomes, other.arms)
         table.title = f"{table.title} ({escape(other.name)})"
         tables.append(table)
     return Document(

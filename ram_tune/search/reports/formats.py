@@ -26,6 +26,7 @@ SPECIAL = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     ">": r"$>$",
     "|": r"$|$",
     '"': r"''",
+    "[": "{[}",  # at the start of a row it would be an option of the line break before it
 }
 LATEX = SPECIAL | SIGNS | {letter: f"$\\{name}$" for letter, name in GREEK.items()}
 
@@ -45,6 +46,14 @@ COLUMNS = (
     *("images_difference", "images_difference_low", "images_difference_high"),
     *("published", "published_source", "measured_minus_published", "differs"),
 )
+
+
+FORMULA = tuple("=+-@\t\r")
+"""What a spreadsheet takes for the start of a formula."""
+
+
+FEW = 2
+"""Ways of measuring that a caption has room for."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,15 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(found: Comparison) -> str:
-    """A line for each arm with every figure, in percent and points, to four digits; empty where there is none."""
+    """A line for each arm with every figure, in percent and points, to four digits; empty where there is none.
+
+    A text that a spreadsheet would compute has an apostrophe before it.
+    """
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(COLUMNS)
     for row in found.rows:
-        table.writerow([_number(value) if isinstance(value, float) else value for value in _figures(found, row)])
+        table.writerow(map(_cell, _figures(found, row)))
     return stream.getvalue()
 
 
@@ -103,21 +115,9 @@ def _figures(found: Comparison, row: Row) -> list[str | float | int]:
 
 def latex(found: Comparison, title: str) -> str:
     """A table for one column of a paper in two: `booktabs` and `tabularx` must be loaded. Arms, means and differences."""
-    measured = [row for row in found.rows if row.mean]
-    several = any(row.mean.known for row in measured if row.mean)
-    known = any(row.published for row in measured)
-    metric = tex(found.metric)
-    head = ["arm", "$n$", metric, "$\\Delta$", "$p$"] + (["publ."] if known else [])
-    lines = [_latex_row(row, known) for row in measured]
-    reference = f"$\\Delta$: against {tex(found.reference)}, by seed; $p$: paired $t$ test, Holm. " if several else ""
-    if found.reference and not several:
-        reference = f"$\\Delta$: against {tex(found.reference)}. "
-    spreads = "$\\pm$: 95\\,\\% interval over seeds. " if several else "One seed. "
-    differ = list(dict.fromkeys(row.differs for row in measured if row.published and row.differs))
-    otherwise = f"Measured otherwise than published: {tex(differ[0])}. " if len(differ) == 1 else ""
-    fewer = [f"{row.name} {len(row.values)} of {row.asked} seeds" for row in measured if len(row.values) < row.asked]
-    missing = f"Incomplete: {tex(', '.join(fewer))}. " if fewer else ""
-    caption = f"{tex(title)}, in percent. {spreads}{reference}{missing}{otherwise}".rstrip()
+    known = any(row.published for row in found.rows)
+    head = ["arm", "$n$", tex(found.metric), "$\\Delta$", "$p$"] + (["publ."] if known else [])
+    lines = [_latex_row(row, known) for row in found.rows]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs,tabularx}",
@@ -125,7 +125,7 @@ def latex(found: Comparison, title: str) -> str:
             "\\centering",
             "\\footnotesize",
             "\\setlength{\\tabcolsep}{3pt}",
-            f"\\caption{{{caption}}}",
+            f"\\caption{{{_caption(found, title)}}}",
             "\\vspace{4pt}",
             f"\\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', title).strip('-').lower()}}}",
             f"\\begin{{tabularx}}{{\\columnwidth}}{{@{{}}>{{\\raggedright\\arraybackslash}}X{'r' * (len(head) - 1)}@{{}}}}",
@@ -141,11 +141,43 @@ def latex(found: Comparison, title: str) -> str:
     )
 
 
+def _caption(found: Comparison, title: str) -> str:
+    base = next((row for row in found.rows if row.reference), None)
+    said = [f"{tex(title)}, in percent."]
+    several = any(row.mean.known for row in found.rows if row.mean)
+    if several:
+        one = "; all seeds start from one stage 1, whose variance it excludes" if found.one_stage1 else ""
+        said.append(f"$\\pm$: 95\\,\\% interval over seeds{one}.")
+    elif any(row.mean for row in found.rows):
+        said.append("One seed.")
+    if base and base.mean:
+        tests = ", by seed; $p$: paired $t$ test, Holm" if several else ""
+        said.append(f"$\\Delta$: against {tex(base.name)}{tests}.")
+    elif base:
+        said.append(f"No $\\Delta$: {tex(base.name)}, the reference, has no finished run.")
+    fewer = [f"{row.name} {len(row.values)} of {row.asked} seeds" for row in found.rows if len(row.values) < row.asked]
+    if fewer:
+        said.append(f"Incomplete: {tex(', '.join(fewer))}.")
+    return " ".join([*said, *_otherwise(found)])
+
+
+def _otherwise(found: Comparison) -> list[str]:
+    """How what was measured is not what was published: a sentence, of few ways."""
+    ways: dict[str, list[str]] = {}
+    for row in (row for row in found.rows if row.published and row.mean):
+        ways.setdefault(row.differs, []).append(row.name)
+    differ = [way for way in ways if way]
+    if len(differ) > FEW:
+        return ["Published numbers were measured or trained otherwise, each in its own way."]
+    words = differ if len(ways) == 1 else [f"{', '.join(ways[way])} ({way})" for way in differ]
+    return [f"Measured otherwise than published: {tex('; '.join(words))}."] if words else []
+
+
 def _latex_row(row: Row, known: bool) -> str:
-    assert row.mean
-    half = f"$\\,\\pm\\,${row.mean.half:.1f}" if row.mean.known else ""
-    cells = [tex(row.name), str(len(row.values)), f"{row.mean.mean:.1f}{half}", _latex_difference(row)]
-    cells.append(tex(probability(row.holm)))
+    mean = "--"
+    if row.mean:
+        mean = f"{row.mean.mean:.1f}" + (f"$\\,\\pm\\,${row.mean.half:.1f}" if row.mean.known else "")
+    cells = [tex(row.name), str(len(row.values)), mean, _latex_difference(row), tex(probability(row.holm))]
     if known:
         cells.append(f"{row.known:.1f}" if row.published else "")
     return " & ".join(cells) + " \\\\"
@@ -186,5 +218,7 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text).replace("\n", " ")
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
+def _cell(value: str | float | int) -> str | int:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -23,13 +23,14 @@ from ram_tune.errors import BadInput
 from ram_tune.evaluation.calibration import Platt, sigmoid
 from ram_tune.evaluation.metrics import decide
 from ram_tune.evaluation.resampling import f1_scores, mean_average_precisions, multiplicities
+from ram_tune.search import reports
 from ram_tune.training.results import CALIBRATION, PER_LABEL, SCORES
 
 KEPT = ".resamples-1.npz"
 """Beside the scores, so that a report computes those of a run only once; the number rises where they change. Hidden: it is no
 result, and not copied to MLflow."""
 
-METRICS = "mAP", "CP", "CR", "CF1", "OP", "OR", "OF1"
+METRICS = tuple(metric for metric in reports.METRICS if metric != "mAP_11")
 """Those that are computed on resamples."""
 
 

@@ -45,6 +45,7 @@ class Kept:
     command: str  # as typed last; empty where the study is older than this note
     epochs: int  # of one run
     arms: Sequence[str]  # in their order
+    fields: Mapping[str, Mapping[str, Any]]  # arm → those it sets
     jobs: Sequence[Job]  # of arms, of stage 1 and of models that arms evaluate; also those that are still missing
     outcomes: Mapping[str, Outcome]  # fingerprint → how it ended
 
@@ -102,7 +103,7 @@ def read(study: Study, folder: Path) -> Kept:
         if one["state"] != "running"
     }
     fields = attrs.get("arms") or {}
-    arms = list(fields)
+    arms = sorted(fields, key=list({**space.arms, **fields}).index)  # the space's order, whichever was run first
     if space.parameters:
         names = {one["setting"] for one in runs.values() if one["setting"].endswith(CONFIRMED)}
         arms = sorted(names, key=lambda arm: (arm != PAPERS, arm))
@@ -110,7 +111,7 @@ def read(study: Study, folder: Path) -> Kept:
     if not dataset and jobs:
         dataset = jobs[0].config.data.name
     epochs = about.get("epochs") or max((job.config.training.epochs for job in jobs if job.kind != "stage1"), default=0)
-    return Kept(study, space, dataset, about.get("command", ""), epochs, arms, jobs, outcomes)
+    return Kept(study, space, dataset, about.get("command", ""), epochs, arms, fields, jobs, outcomes)
 
 
 def _space(about: Mapping[str, Any], study: str) -> Space:
@@ -131,16 +132,20 @@ def _jobs(
     fields: Mapping[str, Mapping[str, Any]],
     space: Space,
 ) -> list[Job]:
-    """The jobs of stage 1, of what arms evaluate, and of the arms in their order, with every seed that was asked for."""
+    """The jobs of stage 1, of what arms evaluate, and of the arms in their order, with every seed that was asked for.
+
+    Arms that compute the same have one job for each seed. One that is just stage 1 has its own beside stage 1's.
+    """
     needed = {need for one in runs.values() for need in one.get("needs", ())}
     others = [
         run
         for run, one in runs.items()
         if not space.parameters and one["setting"] not in arms and (one["kind"] == "stage1" or run in needed)
     ]
-    known: dict[str, dict[int, str]] = {arm: {} for arm in arms}  # arm → seed → run
+    alike = _alike(runs, arms)
+    known: dict[str, dict[int, str]] = {arm: {} for arm in alike}  # arm → seed → run
     for run, one in runs.items():
-        for arm in {one["setting"], *one.get("also", ())} & known.keys():
+        for arm in (arm for arm, those in alike.items() if _arms(one) & {arm, *those}):
             there = known[arm].get(one["seed"])
             if there is None or there not in outcomes or outcomes[there].state != "finished":
                 known[arm][one["seed"]] = run
@@ -155,11 +160,28 @@ def _jobs(
         for run in others
     ]
     for seed in sorted(seeds):
-        for arm in arms:
+        for arm, also in alike.items():
             run = known[arm].get(seed, f"{arm} {seed}, not run")
-            kind = runs[run]["kind"] if run in runs else "train"
-            jobs.append(Job(kind, arm, configs.of(arm, seed), run, dataset))
+            kind = (
+                "evaluate" if run in runs and runs[run]["kind"] == "evaluate" else "train"
+            )  # not stage 1's: it is an arm
+            jobs.append(Job(kind, arm, configs.of(arm, seed), run, dataset, also=also))
     return [replace(job, needs=tuple(runs.get(job.fingerprint, {}).get("needs", ()))) for job in jobs]
+
+
+def _alike(runs: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Arm → later ones that compute the same: arms that share one run would share them all."""
+    first = {arm: arm for arm in arms}
+    for one in runs.values():
+        same = {first[arm] for arm in _arms(one) & first.keys()}
+        if len(same) > 1:
+            lead = min(same, key=arms.index)
+            first = {arm: lead if own in same else own for arm, own in first.items()}
+    return {arm: tuple(one for one in arms if first[one] == arm != one) for arm in arms if first[arm] == arm}
+
+
+def _arms(run: Mapping[str, Any]) -> set[str]:
+    return {run["setting"], *run.get("also", ())}
 
 
 class _Configs:
@@ -173,10 +195,11 @@ class _Configs:
     ):
         self.fields, self.found = fields, dict[str, Config]()
         there = {run: Path(one.checkpoint) for run, one in outcomes.items() if one.checkpoint}
-        self.folders = {runs[run]["setting"]: path for run, path in there.items() if (path / CONFIG).is_file()}
-        trained = [path for run, path in there.items() if runs[run]["kind"] != "stage1" and (path / CONFIG).is_file()]
+        there = {run: path for run, path in there.items() if (path / CONFIG).is_file()}
+        self.folders = {arm: path for run, path in there.items() for arm in _arms(runs[run])}
+        trained = [path for run, path in there.items() if runs[run]["kind"] != "stage1"]
         self.base = read_config(trained[0]) if trained else Config()
-        self.dataset = ((read_summary(trained[0]) or {}) if trained else {}).get("dataset", "")
+        self.dataset = next((about["dataset"] for path in there.values() if (about := read_summary(path))), "")
 
     def of(self, setting: str, seed: int) -> Config:
         """That of the run of this seed. Of a setting without a finished run: what others have, with its own fields."""

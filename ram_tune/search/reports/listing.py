@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ram_tune.errors import BadInput, nearest
 from ram_tune.options import masked
@@ -14,8 +16,12 @@ from ram_tune.search.sender import sqlite_file
 
 STATES = "finished", "pruned", "failed", "running"
 
-QUERY = """
-SELECT study_name, study_id, value_json FROM study_user_attributes JOIN studies USING (study_id) WHERE key LIKE 'run:%'
+ABOUT = "note:about"
+"""As `kept.note` leaves it: what the study is of."""
+
+QUERY = f"""
+SELECT study_name, study_id, key, value_json FROM study_user_attributes JOIN studies USING (study_id)
+WHERE key LIKE 'run:%' OR key = '{ABOUT}'
 """
 
 
@@ -25,23 +31,33 @@ class Listed:
 
     name: str  # of its study
     runs: Mapping[str, int]  # state → how many
+    search: str = ""  # what was typed to run it; empty where the study is older than its note
+
+    def begins(self, name: str) -> bool:
+        """Whether its name begins so, with the whole name of its search: `constraints` is none of `constraints-mine`."""
+        search = re.sub(r"[^\w.+-]+", "_", self.search)  # as a study's name has it (plan.study_name)
+        return self.name.startswith(f"{name}-") and f"{name}-".startswith(f"{search}-" if search else "")
 
 
 def listed(url: str) -> list[Listed]:
     """The searches that have runs, the one begun last at the end. Raises BadInput for a storage that is not there."""
     found: dict[tuple[int, str], dict[str, int]] = {}
-    for number, name, state in _runs(url):
-        states = found.setdefault((number, name), dict.fromkeys(STATES, 0))
-        states[state] += 1
-    return [Listed(name, found[number, name]) for number, name in sorted(found)]
+    searches: dict[int, str] = {}
+    for number, name, key, value in _attributes(url):
+        if key == ABOUT:
+            searches[number] = value["search"]
+        else:
+            found.setdefault((number, name), dict.fromkeys(STATES, 0))[value["state"]] += 1
+    return [Listed(name, found[number, name], searches.get(number, "")) for number, name in sorted(found)]
 
 
 def find(url: str, name: str, option: str = "NAME") -> str:
     """The study that a person means: its own name, or the start of it (`constraints`, `constraints-scenes`), of which the
     newest. Raises BadInput naming the known ones.
     """
-    known = [one.name for one in listed(url)]
-    meant = [one for one in known if one == name] or [one for one in known if one.startswith(f"{name}-")]
+    there = listed(url)
+    known = [one.name for one in there]
+    meant = [one for one in known if one == name] or [one.name for one in there if one.begins(name)]
     if not meant:
         raise BadInput(
             option,
@@ -52,8 +68,8 @@ def find(url: str, name: str, option: str = "NAME") -> str:
     return meant[-1]
 
 
-def _runs(url: str) -> Iterator[tuple[int, str, str]]:
-    """Number and name of the study, and state, of every run."""
+def _attributes(url: str) -> Iterator[tuple[int, str, str, Any]]:
+    """Number and name of a study, and what it says of one of its runs or of itself: key and value."""
     file = sqlite_file(url)
     if file is None:
         yield from _asked(url)
@@ -66,12 +82,12 @@ def _runs(url: str) -> Iterator[tuple[int, str, str]]:
         except sqlite3.Error as error:
             problem = str(error)
         else:
-            yield from ((number, name, json.loads(run)["state"]) for name, number, run in rows)
+            yield from ((number, name, key, json.loads(value)) for name, number, key, value in rows)
     if problem:
         raise _not_there(url, problem)
 
 
-def _asked(url: str) -> Iterator[tuple[int, str, str]]:
+def _asked(url: str) -> Iterator[tuple[int, str, str, Any]]:
     """The same from a database that only Optuna knows how to reach."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -82,8 +98,9 @@ def _asked(url: str) -> Iterator[tuple[int, str, str]]:
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise _not_there(url, str(error).splitlines()[0]) from error
     for study in studies:
-        runs = (run for key, run in study.user_attrs.items() if key.startswith("run:"))
-        yield from ((study._study_id, study.study_name, run["state"]) for run in runs)
+        for key, value in study.user_attrs.items():
+            if key.startswith("run:") or key == ABOUT:
+                yield study._study_id, study.study_name, key, value
 
 
 def _not_there(url: str, problem: str) -> BadInput:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ram_tune.search.jobs import Job
 from ram_tune.search.reports.compare import rows_of
 from ram_tune.search.reports.kept import Kept
+from ram_tune.training.results import read_config
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,22 +50,25 @@ def strips(kept: Kept) -> list[Strip]:
 def _strip(kept: Kept, arm: str, job: Job) -> Strip | None:
     # An evaluation has no pictures of its own: those of the model that it evaluates show the same regions.
     runs = [job.fingerprint, *(job.needs if job.kind == "evaluate" else ())]
-    sheets = [path for run in runs if run in kept.folders for path in sorted(kept.folders[run].glob("pictures/*.jpg"))]
+    there = [run for run in runs if run in kept.summaries]
+    sheets = [(run, path) for run in there for path in sorted(kept.folders[run].glob("pictures/*.jpg"))]
     if not sheets:
         return None
+    run, last = sheets[-1]
     from PIL import Image
 
-    count = job.config.execution.pictures
+    # As many as were asked for, or as there are images.
+    count = min(read_config(kept.folders[run]).execution.pictures, kept.summaries[run]["images"]["selection"])
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    with Image.open(sheets[-1]) as sheet:
+    with Image.open(last) as sheet:
         wide, high = sheet.width / columns, sheet.height / rows  # cells are as large as one another
         places = [divmod(number, columns) for number in range(min(count, MOST_IMAGES))]
         boxes = [
             (round(column * wide), round(row * high), round((column + 1) * wide), round((row + 1) * high))
             for row, column in places
         ]
-        return Strip(arm, job.seed, int(sheets[-1].stem), [_encoded(sheet.crop(box)) for box in boxes])
+        return Strip(arm, job.seed, int(last.stem), [_encoded(sheet.crop(box)) for box in boxes])
 
 
 def _encoded(cell: Image.Image) -> str:

@@ -11,9 +11,10 @@ from rich.text import Text
 
 from ram_tune.evaluation.resampling import RESAMPLES
 from ram_tune.search.findings import plural
+from ram_tune.search.report import spread
 from ram_tune.search.reports import images
 from ram_tune.search.reports.compare import Comparison, Row
-from ram_tune.search.statistics import MOST_SEEDS, Interval
+from ram_tune.search.statistics import MOST_SEEDS, Interval, Paired
 
 ALPHA = 0.05
 """The field's usual level."""
@@ -24,8 +25,8 @@ MOST_LABELS = 3
 
 def difference_table(found: Comparison) -> Table | None:
     """Every arm against the reference: by seed with t interval and p, and over images; None where there is nothing to compare."""
-    rows = [row for row in found.rows if row.mean and not row.reference]
-    if not found.reference or not rows:
+    base, rows = _base(found), [row for row in found.rows if row.mean and not row.reference]
+    if base is None or base.mean is None or not rows:
         return None
     title = f"{found.metric} against {found.reference}, in points"
     table = Table(title=escape(title), caption_justify="left")
@@ -40,20 +41,17 @@ def difference_table(found: Comparison) -> Table | None:
         if seeds is None:
             table.add_row(Text(row.name), "0", "–", "", "", "", over)
             continue
-        flips = f"{seeds.flips:.{_digits(seeds.flips)}f} (≥ {seeds.floor:.3g})" if seeds.n > 1 else ""
-        flips = "" if math.isnan(seeds.flips) else flips
-        middle = bracketed(seeds.difference)
-        table.add_row(Text(row.name), f"{seeds.n}", middle, probability(seeds.p), probability(row.holm), flips, over)
-    table.caption = escape("\n".join(_how(found, rows)))
+        tests = probability(seeds.p), probability(row.holm), _flips(seeds)
+        table.add_row(Text(row.name), f"{seeds.n}", bracketed(seeds.difference), *tests, over)
+    table.caption = escape("\n".join(_how(found.metric, base, rows)))
     return table
 
 
 def verdicts(found: Comparison) -> list[str]:
     """What the comparison of arms comes to, one sentence each."""
-    base = next((row for row in found.rows if row.reference), None)
-    arms = [row for row in found.rows if row.mean and row.kind != "stage1"]
+    base, arms = _base(found), _arms(found)
     if base is None or base.mean is None or len(arms) < 2:
-        return []
+        return without_reference(found)
     top = max(arms, key=lambda row: row.mean.mean if row.mean else -math.inf)
     said = [
         f"highest {found.metric}: {top.name} with {spread(top.mean)}; {base.name}, the reference, has {spread(base.mean)}"
@@ -71,17 +69,48 @@ def verdicts(found: Comparison) -> list[str]:
             if row.difference and _beside_zero(row.difference)
         ]
         who = f"{', '.join(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "no arm differs"
-        said.append(f"{who} from the reference by more than other test images would make (95 % interval)")
+        said.append(
+            f"{who} from the reference by more than other test images would make (95 % interval of {_seeds(over)}"
+            f"{f', not corrected for {len(over)} comparisons' if len(over) > 1 else ''})"
+        )
     return said
+
+
+def without_reference(found: Comparison) -> list[str]:
+    """That arms have nothing to be compared with, where that is so: a sentence."""
+    base = _base(found)
+    if base is None or base.mean or not _arms(found):
+        return []
+    return [f"{base.name}, the reference, has no finished run: name another with --reference"]
+
+
+def _base(found: Comparison) -> Row | None:
+    return next((row for row in found.rows if row.reference), None)
+
+
+def _arms(found: Comparison) -> list[Row]:
+    return [row for row in found.rows if row.mean and row.kind != "stage1"]
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Of how many seeds the differences are over images."""
+    counts = sorted({row.paired.n if row.paired else len(row.values) for row in rows})
+    return plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _flips(found: Paired) -> str:
+    """p of the permutation test and the least that it can be, in the same digits: rounded apart it could seem to be less."""
+    return "" if found.n < 2 or math.isnan(found.flips) else f"{found.flips:.3g} (≥ {found.floor:.3g})"
 
 
 def _beside_zero(interval: Interval) -> bool:
     return interval.low > 0 or interval.high < 0
 
 
-def _how(found: Comparison, rows: Sequence[Row]) -> list[str]:
+def _how(metric: str, base: Row, rows: Sequence[Row]) -> list[str]:
     """What the figures of `difference_table` are."""
-    several = [row.paired for row in rows if row.paired and row.paired.n > 1]
+    pairs = [row for row in rows if row.paired]
+    several = [row.paired for row in pairs if row.paired and row.paired.n > 1]
     notes = []
     if several:
         notes.append(
@@ -94,15 +123,19 @@ def _how(found: Comparison, rows: Sequence[Row]) -> list[str]:
         )
         if any(one.n > MOST_SEEDS for one in several):
             notes.append(f"sign flips are not counted over {MOST_SEEDS} seeds")
-    else:
-        notes.append("one seed: that another seed would say the same is not known")
+    elif pairs:
+        common = " in common" if any(len(row.values) > 1 for row in pairs) else ""
+        notes.append(f"one seed{common}: that another seed would say the same is not known")
+    others = (row for row in rows if not (row.paired or row.unpaired or "stage1" in (row.kind, base.kind)))
+    if apart := ", ".join(row.name for row in others):
+        notes.append(f"{apart}: no seed in common with {base.name}, so that none is its pair")
     if any(row.difference for row in rows):
         notes.append(
             f"over images: 95 % of {RESAMPLES:,} resamples of the test images, the same for both arms; what other images "
             "would change, not what other seeds would"
         )
-    elif found.metric not in images.METRICS:
-        notes.append(f"over images: not computed for {found.metric}")
+    elif metric not in images.METRICS:
+        notes.append(f"over images: not computed for {metric}")
     return notes
 
 
@@ -132,7 +165,7 @@ def published_table(found: Comparison) -> Table | None:
 
 def gains_table(found: Comparison) -> Table | None:
     """The labels that every arm recognises better and worse than the reference, most first."""
-    base = next((row for row in found.rows if row.reference), None)
+    base = _base(found)
     rows = [row for row in found.rows if row.labels and not row.reference and not row.unpaired]
     if base is None or not base.labels or not rows:
         return None
@@ -170,13 +203,6 @@ def labels_table(found: Comparison) -> Table | None:
     return table
 
 
-def spread(mean: Interval | None) -> str:
-    """`72.9 ± 0.9`, or what there is of it."""
-    if mean is None:
-        return "–"
-    return f"{mean.mean:.1f} ± {mean.half:.1f}" if mean.known else f"{mean.mean:.1f}"
-
-
 def bracketed(difference: Interval) -> str:
     """`+0.7 [-2.5, +4.0]`, or what there is of it."""
     ends = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if difference.known else ""
@@ -185,8 +211,4 @@ def bracketed(difference: Interval) -> str:
 
 def probability(p: float) -> str:
     """Two digits; small ones as `< 0.001`."""
-    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.{_digits(p)}f}"
-
-
-def _digits(p: float) -> int:
-    return 3 if p < 0.1 else 2
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

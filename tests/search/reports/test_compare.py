@@ -9,13 +9,12 @@ import pytest
 from finished import ARMS, Finished, space
 from scipy import stats
 
-from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluation import metrics
 from ram_tune.evaluation.resampling import multiplicities
 from ram_tune.search.published import Published
 from ram_tune.search.reports import images
-from ram_tune.search.reports.compare import compare, differences
+from ram_tune.search.reports.compare import compare
 from ram_tune.search.reports.kept import Kept, opened, read
 from ram_tune.training.results import SCORES
 
@@ -128,6 +127,66 @@ def test_a_stage_1_that_all_seeds_share_is_nobodys_pair(search):
     assert stage1.difference.mean == pytest.approx(apart)
 
 
+WHOLE = {"whole": {"model.name": "whole_image"}, "attended": {}, "A": {"loss.anchor": False}}
+
+
+def test_an_arm_that_shares_stage_1s_run_is_one_row_of_all_its_seeds(tmp_path):
+    search = Finished(tmp_path, space(arms=WHOLE, published=[entry("whole")]))
+    search.run("stage 1", 0, kind="stage1", also=["whole"])
+    search.run("whole", 1)
+    search.run("whole", 2)
+    for seed in range(3):
+        search.run("attended", seed)
+        search.run("A", seed)
+    found = compare(kept(search))
+    assert [(row.name, row.kind, len(row.values)) for row in found.rows] == [
+        ("stage 1", "stage1", 1),
+        ("whole", "train", 3),
+        ("attended", "train", 3),
+        ("A", "train", 3),
+    ]
+    stage1, whole, attended, _ = found.rows
+    assert whole.reference and whole.published.arm == "whole" and stage1.published is None
+    assert whole.mean.mean == pytest.approx(np.mean([*values(search, "stage 1"), *values(search, "whole")]))
+    assert attended.paired.n == 3 and attended.difference.known
+    assert stage1.paired is None and stage1.difference.known
+
+
+@pytest.mark.parametrize("reference", ["", "whole", "stage 1", "stage 1 = whole"])
+def test_at_one_seed_it_is_an_arm_as_well(tmp_path, reference):
+    search = Finished(tmp_path, space(arms=WHOLE, seeds=1, published=[entry("whole")]))
+    search.run("stage 1", 0, kind="stage1", also=["whole"])
+    search.run("attended", 0)
+    found = compare(kept(search), reference=reference)
+    assert [row.name for row in found.rows] == ["stage 1 = whole", "attended", "A"]
+    assert found.reference == "stage 1 = whole"
+    whole, attended, _ = found.rows
+    assert (whole.kind, whole.published.arm, attended.paired.n) == ("train", "whole", 1)
+
+
+@pytest.mark.parametrize("reference", ["", "attended", "centred", "attended = centred"])
+def test_arms_that_are_one_run_are_one_row_and_one_comparison(tmp_path, reference):
+    arms = {"attended": {}, "centred": {}, "A": {"loss.anchor": False}, "B": {"loss.scale": False}, "C": {}}
+    search = Finished(tmp_path, space(arms=arms, published=[entry("centred")]))
+    for seed in range(3):
+        search.run("attended", seed, also=["centred"])
+        search.run("A", seed)
+        search.run("B", seed, also=["C"])
+    found = compare(kept(search), reference=reference)
+    assert [row.name for row in found.rows] == ["attended = centred", "A", "B = C"]
+    assert found.reference == "attended = centred" and found.rows[0].published.arm == "centred"
+    p = sorted(row.paired.p for row in found.rows[1:])
+    assert min(row.holm for row in found.rows[1:]) == pytest.approx(min(1, 2 * p[0]))
+
+
+def test_anothers_arms_that_are_one_run_answer_to_either_name(tmp_path, search):
+    search.all(seeds=1)
+    beside = Finished(tmp_path, space(), name="beside-scenes-00000000")
+    beside.run("none", 0, also=["A_1"])
+    found = compare(kept(search), [kept(beside)], reference="beside-scenes-00000000: A_1")
+    assert found.reference == "beside-scenes-00000000: none = A_1"
+
+
 def test_another_reference_may_be_named(search):
     search.all(seeds=2)
     found = compare(kept(search), reference="A_1")
@@ -170,6 +229,65 @@ def test_runs_without_their_scores_are_compared_by_seed_alone(search):
     assert arm.difference is None and arm.paired.n == 2
 
 
+def without_scores(search: Finished, *runs: str) -> Finished:
+    for run in runs:
+        (search.folder / "runs" / run / SCORES).unlink()
+    return search
+
+
+def test_an_interval_over_images_is_of_the_seeds_in_the_mean(search):
+    base, arm = compare(kept(without_scores(search.all(), "A_1-2"))).rows
+    assert len(arm.values) == arm.paired.n == 3
+    assert arm.images is None and arm.difference is None  # two of three seeds have draws
+    assert base.images.low < base.mean.mean < base.images.high
+
+
+def test_the_references_missing_scores_leave_no_interval_of_the_difference(search):
+    base, arm = compare(kept(without_scores(search.all(), "none-0"))).rows
+    assert base.images is None and arm.difference is None
+    assert arm.images.low < arm.mean.mean < arm.images.high
+
+
+@pytest.mark.parametrize("missing", [(), ("none-1",), ("A_1-2",)])
+def test_of_other_seeds_the_interval_is_of_both_means(search, missing):
+    for seed in range(2):
+        search.run("none", seed)
+        search.run("A_1", 2 + seed)
+    _, arm = compare(kept(without_scores(search, *missing))).rows
+    assert arm.paired is None
+    if missing:
+        assert arm.difference is None
+    else:
+        gap = np.mean(values(search, "A_1")) - np.mean(values(search, "none"))
+        assert arm.difference.mean == pytest.approx(gap)
+        assert arm.difference.low < gap < arm.difference.high
+
+
+def test_seeds_without_a_pair_may_have_kept_no_scores(search):
+    search.all(seeds=2)
+    search.run("A_1", 2)
+    _, arm = compare(kept(without_scores(search, "A_1-2"))).rows
+    assert arm.images is None and arm.paired.n == 2 and arm.difference.known
+
+
+def test_another_search_whose_first_run_kept_no_scores_is_paired(tmp_path, search):
+    search.all(seeds=2)
+    again = without_scores(Finished(tmp_path, space(), name="again-scenes-00000000").all(seeds=2), "none-0")
+    none = Finished(tmp_path, space(), name="bare-scenes-00000000").all(seeds=1)
+    without_scores(none, "none-0", "A_1-0")
+    found = {row.name: row for row in compare(kept(search), [kept(again), kept(none)]).rows}
+    assert found["again-scenes-00000000: A_1"].unpaired == "" and found["again-scenes-00000000: A_1"].paired.n == 2
+    assert found["bare-scenes-00000000: A_1"].unpaired == "unpaired: test images not known (no scores.npz)"
+
+
+def test_generations_have_runs_of_the_same_fingerprints_and_draws_of_their_own(tmp_path, search):
+    search.all(seeds=1)
+    second = Finished(tmp_path, space(), name=f"{search.name}-2", skill=lambda arm, seed: 3.0).all(seeds=1)
+    rows = compare(kept(search), [kept(second)]).rows
+    assert [row.images.low < row.mean.mean < row.images.high for row in rows] == [True] * 4
+    assert rows[0].images != rows[2].images and rows[2].difference.low > 0
+
+
 def test_a_damaged_file_is_named(search):
     search.all(seeds=1)
     (search.folder / "runs" / "none-0" / SCORES).write_bytes(b"broken")
@@ -189,17 +307,6 @@ def test_the_published_number_comes_with_what_differs(search):
     base, arm = compare(kept(search)).rows
     assert base.gap == pytest.approx(base.mean.mean - 90.0)
     said = "scenes, not voc2007; N=160, not 512; one view, not ten views; network, not svm; 3 epochs, not 45"
+    said += "; loss.classification=bce"  # its own field is what the number is of
     assert base.differs == said
     assert arm.published is None and arm.gap is None
-
-
-def test_the_papers_own_setting_differs_in_nothing():
-    config = Config.model_validate(
-        {
-            "data": {"name": "voc2007", "test_split": "test", "image_size": 512},
-            "evaluation": {"views": "ten", "classifier": "svm"},
-        }
-    )
-    assert differences(config, entry()) == ""
-    limited = config.model_copy(update={"data": config.data.model_copy(update={"limit": 600})})
-    assert differences(limited, entry()) == "600 images of each split"

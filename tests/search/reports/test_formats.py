@@ -68,6 +68,45 @@ def test_one_seed_says_that_seeds_are_not_known():
     assert "one seed: that another seed would say the same is not known" in words(table)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(5, "0.0625 (≥ 0.0625)"), (12, "0.000488 (≥ 0.000488)"), (4, "0.125 (≥ 0.125)")]
+)
+def test_the_permutation_p_is_never_written_below_its_floor(seeds, said):
+    base = tuple(70.0 + seed for seed in range(seeds))
+    arm = row("A", *(value + 1 + 0.01 * value for value in base), base=base)  # better with every seed
+    assert rows(difference_table(comparison(arm)))[0][5] == said
+
+
+def test_one_seed_in_common_is_said_to_be_that():
+    one = row("A", 72.0, 71.0, base=(70.0,))
+    assert "one seed in common: that another seed would say" in words(difference_table(comparison(one)))
+
+
+def test_the_footnote_of_one_seed_stands_only_where_there_is_a_pair():
+    elsewhere = row("other: B", 50.0, unpaired="unpaired: other images (voc2007)")
+    stage1 = row("stage 1", 50.0, kind="stage1", difference=Interval(-20, -22, -18))
+    for other in (elsewhere, stage1):
+        text = words(difference_table(comparison(other)))
+        assert "one seed" not in text and "in common" not in text
+
+
+def test_disjoint_seeds_are_said_to_be_that():
+    table = difference_table(comparison(row("A", 72.0, difference=Interval(1.0, 0.5, 1.5)), ARM))
+    assert rows(table)[0] == ["A", "0", "–", "", "", "", "+1.0 [+0.5, +1.5]"]
+    assert "A: no seed in common with none, so that none is its pair" in words(table)
+    assert "one seed" not in words(table)
+
+
+MISSING = Comparison("mAP", "scenes", "none", [row("none", reference=True), row("A", 72.0, 73.0), row("B")])
+
+
+def test_a_reference_without_a_finished_run_is_said_to_have_none():
+    assert difference_table(MISSING) is None
+    assert verdicts(MISSING) == ["none, the reference, has no finished run: name another with --reference"]
+    nothing = [row("none", reference=True), row("stage 1", 50.0, kind="stage1")]
+    assert verdicts(Comparison("mAP", "scenes", "none", nothing)) == []  # there is no other
+
+
 def test_what_cannot_be_paired_says_so():
     other = row("other: B", 50.0, unpaired="unpaired: other images (voc2007)")
     assert rows(difference_table(comparison(ARM, other)))[1][:3] == ["other: B", "", "unpaired: other images (voc2007)"]
@@ -104,9 +143,17 @@ def test_the_verdict_in_words():
     assert said[0] == "highest mAP: A with 73.2 ± 2.6; none, the reference, has 71.0 ± 2.5"
     assert said[1].startswith("A (+2.2) differs from the reference by more than seeds make")
     assert said[2].startswith("A (+2.2) differs from the reference by more than other test images would make")
+    assert said[2].endswith("(95 % interval of 3 seeds)")
     same = row("B", 71.0, 70.0, 72.5, base=NONE, difference=Interval(0.2, -1, 1))
     assert [one.partition(" from")[0] for one in verdicts(comparison(same))[1:]] == ["no arm differs", "no arm differs"]
     assert verdicts(comparison()) == []
+
+
+def test_the_verdict_over_images_says_of_how_many_seeds_and_comparisons():
+    one = row("A", 72.0, base=(70.0,))
+    assert verdicts(comparison(one))[-1].endswith("(95 % interval of 1 seed)")
+    both = verdicts(comparison(one, row("B", 71.0, 70.0, 72.5, base=NONE)))
+    assert both[-1].endswith("(95 % interval of 1 to 3 seeds, not corrected for 2 comparisons)")
 
 
 def test_csv_has_every_figure():
@@ -121,6 +168,17 @@ def test_csv_has_every_figure():
         "12 epochs, not 45",
     )
     assert dict(zip(head, none, strict=True))["p"] == ""
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+P", "-A", "@SUM(A1)", "\tA"])
+def test_a_spreadsheet_computes_no_name(name):
+    base, arm = row(name, *NONE, reference=True), row("S+P", 72.0, 73.5, 74.0, base=NONE)
+    text = formats.csv_text(Comparison("mAP", "scenes", name, [base, arm]))
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [one["arm"] for one in found] == [f"'{name}", "S+P"]
+    assert {one["reference"] for one in found} == {f"'{name}"}
+    lower = row("A", 60.0, 61.0, 62.0, base=NONE)
+    assert "-10.0000" in formats.csv_text(comparison(lower)).split(",")  # a number stays one
 
 
 def test_markdown_escapes_what_is_markup():
@@ -149,7 +207,7 @@ def test_the_whole_report_as_markdown_and_on_a_terminal(tmp_path):
 
 # LaTeX
 
-NAMES = "A_1 & 50 % of {x}", "α·β ~ $5 \\ #2 ^", "a rather long name of an arm that wraps"
+NAMES = "[b] 2pt", "A_1 & 50 % of {x}", "α·β ~ $5 \\ #2 ^", "a rather long name of an arm that wraps"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,6 +226,44 @@ def test_latex_says_what_its_signs_are():
     assert "\\label{tab:constraints-on-scenes}" in text
 
 
+def test_latex_has_a_row_for_an_arm_without_a_finished_run():
+    text = formats.latex(comparison(row("B", published=PUBLISHED, known=91.3)), "T")
+    assert "B & 0 & -- &  &  & 91.3 \\\\" in text
+    assert "Incomplete: B 0 of 3 seeds." in text
+    text = formats.latex(MISSING, "T")
+    assert "none & 0 & -- & -- &  \\\\" in text
+    assert "No $\\Delta$: none, the reference, has no finished run." in text and "against none" not in text
+    empty = formats.latex(Comparison("mAP", "scenes", "none", [row("none", reference=True)]), "T")
+    assert "One seed" not in empty
+
+
+def differing(*ways: str) -> str:
+    arms = [row(f"A{n}", 72.0, published=PUBLISHED, known=91.3, differs=way) for n, way in enumerate(ways)]
+    return formats.latex(comparison(*arms), "T")
+
+
+def test_latex_says_every_way_in_which_numbers_were_measured_otherwise():
+    assert "Measured otherwise than published: 12 epochs." in differing("12 epochs", "12 epochs")
+    text = differing("12 epochs", "9 epochs", "12 epochs")
+    assert "Measured otherwise than published: A0, A2 (12 epochs); A1 (9 epochs)." in text
+    assert "Measured otherwise than published: A1 (9 epochs)." in differing("", "9 epochs")
+    assert "Published numbers were measured or trained otherwise, each in its own way." in differing("a", "b", "c")
+    assert "otherwise" not in differing("", "")
+
+
+def test_latex_says_that_seeds_start_from_one_stage_1(tmp_path):
+    alone = Finished(tmp_path, space()).all(seeds=2)
+    shared = Finished(tmp_path, space(), name="shared-scenes-00000000")
+    shared.run("stage 1", 0, kind="stage1")
+    shared.all(seeds=2, needs=["stage-1-0"])
+    found = {
+        search: formats.latex(compare(read(opened(search.storage, search.name), search.folder)), "T")
+        for search in (alone, shared)
+    }
+    said = "all seeds start from one stage 1, whose variance it excludes"
+    assert said not in found[alone] and said in found[shared]
+
+
 PAPER = """\\documentclass[twocolumn]{article}
 \\usepackage[utf8]{inputenc}
 \\usepackage{booktabs,tabularx}
@@ -184,7 +280,7 @@ text
 def test_latex_compiles_to_a_table_that_fits_a_column(tmp_path):
     arms = [row(name, 72.0, 73.5, 74.0, base=NONE, published=PUBLISHED, known=91.3) for name in NAMES]
     narrow = row("#19, confirmed", 100.0, 12.5, 74.0, base=NONE, published=PUBLISHED, known=91.3)
-    text = formats.latex(comparison(ARM, narrow, *arms), "Region constraints on scenes_1, 100 %")
+    text = formats.latex(comparison(ARM, narrow, row("B"), *arms), "Region constraints on scenes_1, 100 %")
     (tmp_path / "paper.tex").write_text(PAPER % text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

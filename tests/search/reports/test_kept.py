@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import optuna
 import pytest
 from finished import ARMS, Finished, space
+from tables import rows
 
 from ram_tune.errors import BadInput
 from ram_tune.search import space as spaces
+from ram_tune.search.reports.document import document
 from ram_tune.search.reports.kept import _space, note, opened, read
-from ram_tune.search.reports.listing import _asked, _runs, find, listed
+from ram_tune.search.reports.listing import _asked, _attributes, find, listed
 from ram_tune.search.study import Study
 
 
@@ -54,13 +54,49 @@ def test_the_arms_come_in_their_order_with_every_seed_that_was_asked_for(search)
 
 
 def test_arms_that_compute_the_same_have_one_run(search):
-    job = search.run("none", 0)
-    search.study._write(
-        replace(job, also=("A_1",)), "finished", search.study.outcomes()[job.fingerprint], 1, 3, 1.0, 0.0
-    )
+    job = search.run("none", 0, also=["A_1"])
     found = kept(search)
-    shared = [(one.setting, one.fingerprint) for one in found.jobs if one.seed == 0 and found.finished(one)]
-    assert shared == [("none", job.fingerprint), ("A_1", job.fingerprint)]
+    assert [(one.arms, one.seed) for one in found.jobs] == [("none = A_1", seed) for seed in range(3)]
+    assert [one.fingerprint for one in found.jobs if found.finished(one)] == [job.fingerprint]
+    assert list(found.arms) == ["none", "A_1"]
+
+
+def test_arms_are_the_same_also_where_an_earlier_run_was_of_one_of_them_alone(search):
+    search.run("A_1", 0)  # by --arms A_1; nobody knew that `none` would be the same
+    search.run("none", 1, also=["A_1"])
+    found = kept(search)
+    assert [(one.arms, found.finished(one)) for one in found.jobs] == [
+        ("none = A_1", True),
+        ("none = A_1", True),
+        ("none = A_1", False),
+    ]
+
+
+def test_an_arm_that_is_just_stage_1_is_an_arm_with_every_seed(tmp_path):
+    search = Finished(tmp_path, space(arms={"whole": {"model.name": "whole_image"}, "attended": {}}))
+    search.run("stage 1", 0, kind="stage1", also=["whole"])
+    search.run("whole", 1)
+    found = kept(search)
+    assert [(one.kind, one.setting, one.seed, found.finished(one)) for one in found.jobs if one.seed < 2] == [
+        ("stage1", "stage 1", 0, True),
+        ("train", "whole", 0, True),
+        ("train", "attended", 0, False),
+        ("train", "whole", 1, True),
+        ("train", "attended", 1, False),
+    ]
+    assert {one.config.model.name for one in found.jobs if one.setting == "whole"} == {"whole_image"}
+    assert {one.dataset for one in found.jobs} == {"data-print"}
+
+
+def test_the_order_of_arms_is_the_spaces_whatever_was_run_first(tmp_path):
+    arms = {name: {"model.regions": number} for number, name in enumerate("abcd", start=1)}
+    search = Finished(tmp_path, space(arms=arms))
+    search.study.study.set_user_attr("arms", {"e": {}, "c": arms["c"], "b": arms["b"]})  # --arms c b; e is of long ago
+    assert (list(kept(search).arms), kept(search).reference) == (["b", "c", "e"], "b")
+    note(search.study, "constraints", "scenes", space(arms=arms, reference="c"), "search", 3)
+    assert kept(search).reference == "c"
+    note(search.study, "constraints", "scenes", space(arms=arms, reference="d"), "search", 3)
+    assert kept(search).reference == "b"  # d was not run
 
 
 def test_stage_1_and_models_that_are_only_evaluated_are_kept_with_what_needs_them(search):
@@ -70,6 +106,14 @@ def test_stage_1_and_models_that_are_only_evaluated_are_kept_with_what_needs_the
     found = {job.setting: job for job in kept(search).jobs if job.seed == 0}
     assert found["A_1"].needs == ("A_1-(training)-0",)
     assert found["stage 1"].kind == "stage1"
+
+
+def test_an_arm_that_another_one_evaluates_has_its_row_where_the_space_was_cut(search):
+    note(search.study, "constraints", "scenes", space(arms={"A_1": ARMS["A_1"]}), "search", 3)  # --arms A_1
+    search.run("none", 0)
+    search.run("A_1", 0, kind="evaluate", needs=["none-0"])
+    found = document(kept(search))
+    assert [row[0] for row in rows(found.answer[0])] == ["A_1", "none"]
 
 
 def test_results_that_were_moved_are_found_again(search, tmp_path):
@@ -102,6 +146,22 @@ def test_the_space_may_name_its_reference(tmp_path):
     assert kept(Finished(tmp_path, space(reference="A_1"))).reference == "A_1"
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "reference"),
+    [
+        ("attention", "scenes", "attended"),  # not its baseline, whole image
+        ("constraints", "voc2007", "none"),
+        ("paper", "voc2007", "512 ten"),
+        ("paper", "scenes", "160 single"),  # there are no 512 pixels
+        ("proposals", "voc2007", "attended"),
+        ("views", "coco2014", "512 single"),
+    ],
+)
+def test_each_packaged_space_is_compared_with_what_its_question_asks_of(tmp_path, name, data, reference):
+    of = spaces.read(name).on(data)
+    assert kept(Finished(tmp_path, of)).reference == reference
+
+
 def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_name(tmp_path):
     first = Finished(tmp_path, space())
     first.run("none", 0)
@@ -115,6 +175,25 @@ def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_nam
     ]
     assert find(storage, first.name) == first.name
     assert find(storage, "constraints") == find(storage, "constraints-scenes") == second.name
+
+
+def test_a_search_whose_name_begins_alike_is_another_one(tmp_path):
+    theirs, mine, long = "constraints-scenes-0a1b2c3d", "constraints-mine-scenes-00000000", "my_own-scenes-00000000"
+    for name, search in ((theirs, "constraints"), (mine, "constraints-mine"), (long, "my own")):
+        made = Finished(tmp_path, space(), name=name)
+        note(made.study, search, "scenes", made.space, "search", 3)
+        made.run("none", 0)
+    assert find(made.storage, "constraints") == find(made.storage, "constraints-scenes") == theirs
+    assert find(made.storage, "constraints-mine") == find(made.storage, "constraints-mine-scenes") == mine
+    assert find(made.storage, "my_own") == find(made.storage, "my_own-scenes") == find(made.storage, long) == long
+    with pytest.raises(BadInput, match="no search 'my'"):
+        find(made.storage, "my")
+
+
+def test_a_search_older_than_its_note_is_found_by_the_start_of_its_name(tmp_path):
+    old = Finished(tmp_path, space(), name="constraints-mine-scenes-00000000", noted=False)
+    old.run("none", 0)
+    assert find(old.storage, "constraints") == old.name
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(search):
@@ -132,7 +211,9 @@ def test_a_storage_that_is_not_there_is_not_made(tmp_path):
 def test_optuna_and_its_own_tables_list_the_same(search):
     search.run("none", 0)
     search.failed("A_1", 2)
-    assert sorted(_asked(search.storage)) == sorted(_runs(search.storage)) != []
+    by_optuna, by_us = (sorted(map(repr, found)) for found in (_asked(search.storage), _attributes(search.storage)))
+    assert by_optuna == by_us
+    assert len(by_us) == 3  # two runs, and what it is of
 
 
 def test_a_file_that_is_no_storage_is_said_to_be_none(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 from simulated import Simulated
 from simulated import space as sampled
 
+from ram_tune.evaluation.pictures import contact_sheet
 from ram_tune.search.reports.document import document
 from ram_tune.search.reports.drawings import Apart, Curve, curve, curves, forest
 from ram_tune.search.reports.kept import Kept, opened, read
@@ -108,6 +110,23 @@ def test_pictures_stand_arm_beside_arm(search):
 def colour_of(search: Finished, number: int) -> tuple:
     with Image.open(search.folder / "runs" / "none-0" / "pictures" / "003.jpg") as sheet:
         return sheet.getpixel((4 + 60 * number + 20, 24))
+
+
+@pytest.mark.parametrize("images", [20, 6, 3])
+def test_sheets_are_cut_where_there_are_fewer_images_than_were_asked_for(tmp_path, images):
+    search = Finished(tmp_path, space())
+    folder = search.folder / "runs" / search.run("none", 0, pictures=True).fingerprint
+    summary = json.loads((folder / "metrics.json").read_text())
+    summary["images"]["selection"] = images
+    (folder / "metrics.json").write_text(json.dumps(summary))
+    greys = [(20 * number,) * 3 for number in range(min(images, 8))]
+    contact_sheet([Image.new("RGB", (50, 40), grey) for grey in greys]).save(folder / "pictures" / "003.jpg")
+    (strip,) = strips(kept(search))
+    assert len(strip.pictures) == min(images, 4)
+    for source, grey in zip(strip.pictures, greys, strict=False):
+        picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert abs(picture.width - 50) <= 2 and abs(picture.height - 40) <= 2
+        assert picture.getpixel((20, 20)) == pytest.approx(grey, abs=6)
 
 
 def test_an_evaluation_shows_the_model_that_it_evaluates(tmp_path):
