@@ -96,14 +96,11 @@ class Pages:
         shown.locator("img").first.wait_for()
         slider = shown.get_by_role("slider").first
 
-        def at() -> int:
-            while not (text := slider.get_attribute("aria-valuenow")).isdigit():  # the epochs are still being asked for
-                self.page.wait_for_timeout(200)
-            return int(text)
+        def at(which: str = "now") -> int:
+            return int(slider.get_attribute(f"aria-value{which}"))
 
-        first, before = at(), -1
-        while at() != before:  # from picture to picture
-            before = at()
+        first, last = at(), at("max")
+        while at() < last:  # from picture to picture; over the last one MLflow would lose its way
             slider.press("ArrowRight")
             self.page.wait_for_timeout(700)
         self.page.wait_for_timeout(2000)  # other pictures are loaded
