@@ -113,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(said, highlight=False, soft_wrap=True)
         return 0
     with telling(lambda *_: None) if options.quiet else nullcontext():
-        for config in {(job.config.model, job.config.data): job.config for job in todo}.values():
+        for config in {
+            (one.model, one.data, one.evaluation.views): one for one in (job.config for job in todo)
+        }.values():
             make_ready(config, dataset, caches)
     # Made only now that everything else is right.
     study = open_study(storage, wanted, options.fresh, directions=[DIRECTIONS[one] for one in space.objectives])

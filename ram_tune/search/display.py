@@ -54,7 +54,7 @@ class Display:
     """A context manager that is told of events and shows them.
 
     `jobs` is the whole plan, of which `finished` jobs need not run; of a sampled search it grows (`expect`), to about
-    `total` jobs. `handle` may be called from any one thread.
+    `total` jobs. `quiet`: shown is only what goes wrong. `handle` may be called from any one thread.
     """
 
     def __init__(
@@ -118,14 +118,14 @@ class Display:
             ended = self.running.pop(run, None)
             if kind == "failed":
                 return f"{name}  FAILED  {error_line(event['error'])}"
-            if kind == "stopped":
-                return f"{name}  stopped"
-            if kind == "pruned":
-                return f"{name}  {event['text']}"
-            if ended:
+            if ended and kind == "finished":
                 self.seconds.append(now - ended.since)
+            if self.quiet:
+                return ""
+            if kind != "finished":
+                return f"{name}  {event.get('text') or kind}"
             line = f"{name}  finished  {_test(event['metrics'])}"
-            return "" if self.quiet else line if self.live else f"{line}\n{self._summary(now)}"
+            return line if self.live else f"{line}\n{self._summary(now)}"
         if kind not in ("started", "state", "step", "epoch") or event.get("epoch") == 0:  # epoch 0: before training
             return ""
         new = run not in self.running
