@@ -58,7 +58,9 @@ class Judged:
 def evaluate(run: Run, source: Source) -> Scores:
     """The network's scores of every image of `source`, single crop; each rank sees its share, and hears of the rest."""
     run.network.eval()
-    ranks, scores, regions = run.ranks, [], []
+    ranks = run.ranks
+    scores = [torch.empty(0, len(run.dataset.categories), device=run.device)]  # all that a rank without an image has
+    regions = [torch.empty(0, getattr(run.network.head, "regions", 0), 4, device=run.device)]
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
     batch_size = run.config.execution.evaluation_batch_size
     for waiting in evaluation_batches(source, batch_size, ranks.rank, ranks.world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import multiprocessing
 
 from ram_tune.data.batches import training_batches
 from ram_tune.presets import configure, parse_set
+from ram_tune.training.judging import evaluate
 from ram_tune.training.loop import fit, optimise, train_epoch
 from ram_tune.training.ranks import ALONE, Ranks, join, leave
 from ram_tune.training.run import prepare
@@ -93,16 +95,18 @@ def one_of_three(rank: int, address: str, pictures: Path, fields: list[str], cac
     torch.set_num_threads(1)
     run = run_of(pictures, fields, cache, join(rank, 3, address, torch.device("cpu")))
     found, mean = gradients(run), train_epoch(run, 1, lambda *_: None)["loss"]
-    np.savez(out / f"{rank}.npz", *found, mean=mean)
+    few = evaluate(run, replace(run.test, array=run.test.array[:2], targets=run.test.targets[:2]))
+    np.savez(out / f"{rank}.npz", *found, mean=mean, scores=few.scores, regions=few.regions, terms=few.terms)
     leave()
 
 
 # Of 20 images: shares of 3, 3 and 2, twice, then of 2, 1 and 1; or of 7, 6 and 6, then one image for three.
 @pytest.mark.parametrize("size", [8, 19])
-def test_shares_that_are_not_equal_give_the_gradients_of_the_whole_batch(pictures, tiny, tmp_path, size):
+def test_shares_that_are_not_equal_give_what_the_whole_gives(pictures, tiny, tmp_path, size):
     fields = [*tiny, f"training.batch_size={size}", "execution.accumulate=2"]
     alone = run_of(pictures, fields, tmp_path / "cache", ALONE)
     wanted, mean = gradients(alone), train_epoch(alone, 1, lambda *_: None)["loss"]
+    few = evaluate(alone, replace(alone.test, array=alone.test.array[:2], targets=alone.test.targets[:2]))
     arguments = (free_address(), pictures, fields, tmp_path / "cache", tmp_path)
     multiprocessing.spawn(one_of_three, arguments, nprocs=3)
     for rank in range(3):
@@ -110,6 +114,8 @@ def test_shares_that_are_not_equal_give_the_gradients_of_the_whole_batch(picture
         for step, gradient in enumerate(wanted):
             np.testing.assert_allclose(found[f"arr_{step}"], gradient, atol=1e-6)
         assert found["mean"] == pytest.approx(mean, abs=1e-6)  # what only keeps a rank in step counts nothing
+        for name in ("scores", "regions", "terms"):  # of two images: one of the three has none
+            np.testing.assert_allclose(found[name], getattr(few, name), atol=1e-6)
 
 
 def test_alone_nothing_is_asked_of_anybody():
