@@ -113,7 +113,7 @@ def _take(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
 def _check_sizes(config: Config, stride: int) -> None:
     N, margin = config.data.image_size, config.data.crop_margin
     for name, value in (("image_size", N), ("crop_margin", margin)):
-        needed = name == "image_size" or config.data.crop == "map"
+        needed = name == "image_size" or config.data.crop == "map" or config.evaluation.views == "ten"
         if needed and value % stride:
             raise BadInput(
                 f"data.{name}",

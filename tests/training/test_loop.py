@@ -224,14 +224,19 @@ def test_a_damaged_metrics_file_is_named(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "margin", "crop", "words"), [(72, 8, "pixels", "data.image_size"), (64, 8, "map", "data.crop_margin")]
+    ("size", "margin", "how", "words"),
+    [
+        (72, 8, "data.crop=pixels", "data.image_size"),
+        (64, 8, "data.crop=map", "data.crop_margin"),
+        (64, 8, "evaluation.views=ten", "data.crop_margin"),  # before training, not after it
+    ],
 )
-def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size, margin, crop, words):
+def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size, margin, how, words):
     bad = changed(
         config,
         f"data.image_size={size}",
         f"data.crop_margin={margin}",
-        f"data.crop={crop}",
+        how,
         "model.backbone.trainable=none",
         "stage1.epochs=0",
     )
