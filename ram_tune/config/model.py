@@ -155,6 +155,15 @@ class Model(Section):
     backbone: Backbone = Backbone()
     """Image to feature map."""
 
+    @model_validator(mode="after")
+    def _rarl_remembers(self) -> Model:
+        if self.name == "rarl" and self.cell == "none":
+            raise ValueError(
+                "model.cell: found none with model.name=rarl; expected paper or standard: only RMA can do without a memory. "
+                "Set model.cell or model.name."
+            )
+        return self
+
     @property
     def edges(self) -> str:
         """Where the edges come from that proposals are found by; "" for a model that is given none."""
