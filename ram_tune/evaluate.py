@@ -15,7 +15,7 @@ from rich.table import Table
 from ram_tune.config import Config, digest
 from ram_tune.errors import BadInput, command_line, error_line
 from ram_tune.options import add_cache_option, add_set_option, cache_dir, make_folder, results_dir
-from ram_tune.presets import from_fields, from_json, parse_set
+from ram_tune.presets import absolute, from_fields, from_json, parse_set
 
 EXAMPLES = """\
 examples:
@@ -170,7 +170,7 @@ def _configuration(weights: Sequence[Path], texts: Sequence[str], options: argpa
             values[f"evaluation.{name}"] = getattr(options, name)
     if options.split:
         values["data.test_split"] = options.split
-    return from_fields({**configs[0].flat(), **values, **parse_set(options.set)})
+    return from_fields({**configs[0].flat(), **values, **absolute(parse_set(options.set))})
 
 
 def sizes(text: str) -> list[int]:

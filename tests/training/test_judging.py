@@ -17,6 +17,7 @@ from ram_tune.evaluate import main
 from ram_tune.presets import configure, from_fields, parse_set
 from ram_tune.training.judging import evaluate, finish
 from ram_tune.training.local import train_in_folder
+from ram_tune.training.results import read_config
 from ram_tune.training.run import Run, load_trained
 
 
@@ -188,6 +189,13 @@ def test_the_command_line_prints_and_keeps_what_it_found(trained, tmp_path, monk
     assert {"metrics.json", "per_label.csv", "scores.npz"} <= {file.name for file in (tmp_path / "out").iterdir()}
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
     assert f"{100 * found['mAP']:.1f}" in said
+
+
+def test_paths_are_kept_from_the_root(trained, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    folders = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    main([str(trained[64]), *folders, "--set", f"data.file={pictures.name}"])
+    assert read_config(tmp_path / "out").data.file == str(pictures)
 
 
 @pytest.mark.parametrize(
