@@ -89,10 +89,7 @@ class Trained:
     ) -> Trained:
         """From its parts; `where` they are from is named in the BadInput for weights that do not fit."""
         chosen = device_of(device)
-        # The backbone's own weights are all in `state`: the file or download they came from is not needed.
-        backbone = config.model.backbone.model_copy(update={"weights": "none"})
-        model = config.model.model_copy(update={"backbone": backbone})
-        network = build(config.model_copy(update={"model": model}), len(categories))
+        network = build(config, len(categories), pretrained=False)  # `state` has all weights
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
