@@ -8,9 +8,7 @@ is a fingerprint of all that went into it, so an array is never stale; what is n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from ram_tune.config import Data, digest
 from ram_tune.data.annotations import Annotations, states
 from ram_tune.data.images import load_image
 from ram_tune.data.progress import Advance, progress
+from ram_tune.data.threads import in_threads
 from ram_tune.errors import BadInput
 from ram_tune.options import make_folder, require_space
 
@@ -55,13 +54,7 @@ def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.
             advance(1)
             return None
 
-        # Pillow decodes and resizes outside Python's global lock.
-        pool = ThreadPoolExecutor(os.cpu_count())
-        try:
-            broken = [error for error in pool.map(one, enumerate(annotations.files())) if error]
-        finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
-        if broken:
+        if broken := [error for error in in_threads(one, enumerate(annotations.files())) if error]:
             others = f" ({len(broken) - 1} more images cannot be used either.)" if len(broken) > 1 else ""
             first = broken[0]
             raise BadInput(first.where, found=first.found, expected=first.expected, remedy=first.remedy + others)
