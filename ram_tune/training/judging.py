@@ -168,6 +168,8 @@ class _Seen:
             with run.autocast():
                 views = represent(run.network, images.to(run.device), self.plan, boxes)
             parts = [views.representations, comparable(run.config, views.scores)]
+            if not all(part.isfinite().all() for part in parts):
+                raise NotFiniteError(f"what the network of epoch {run.epoch} makes of images is not finite. {REMEDY}")
             if views.regions is not None:
                 parts.append(views.regions[:, CENTRE if views.regions.shape[1] > 1 else 0].flatten(1))
             yield torch.cat(parts, dim=1).cpu().numpy()

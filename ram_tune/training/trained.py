@@ -26,7 +26,7 @@ from ram_tune.models.network import Network, build
 from ram_tune.models.regions import of_crops, to_pixels
 from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
-from ram_tune.training.judging import comparable
+from ram_tune.training.judging import NotFiniteError, comparable
 from ram_tune.training.local import CHECKPOINTS
 from ram_tune.training.results import CALIBRATION
 from ram_tune.training.run import autocast, device_of
@@ -109,7 +109,7 @@ class Trained:
     def predict(self, images: Sequence[Image.Image]) -> list[Found]:
         """What the network says of each image, resized and scored as a run does its test images.
 
-        It sees the centre crop alone, whatever `evaluation` says of views, scales and SVMs.
+        It sees the centre crop alone, whatever `evaluation` says of views, scales and SVMs. Raises NotFiniteError.
         """
         step = self.config.execution.evaluation_batch_size
         return [found for start in range(0, len(images), step) for found in self._batch(images[start : start + step])]
@@ -150,6 +150,8 @@ class Trained:
         with autocast(self.config, self.device):
             prediction = self.network(batch.inputs, of_crops(batch.boxes, batch.crops, N))
         values = comparable(config, prediction.scores.float()).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise NotFiniteError("the network's scores are not finite: its training broke down.")
         likely = probabilities(values, config.loss.classification, self.platt) if self.has_probabilities else None
         if prediction.regions is None:
             region, boxes = None, np.empty((len(images), 0, 4))

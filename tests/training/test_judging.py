@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from sklearn.svm import LinearSVC
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluate import main
-from ram_tune.presets import configure, from_fields, parse_set
+from ram_tune.models.network import Network
+from ram_tune.presets import configure, from_fields, from_json, parse_set
+from ram_tune.training import checkpoint
 from ram_tune.training.judging import evaluate, finish
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.results import read_config
@@ -189,6 +192,24 @@ def test_the_command_line_prints_and_keeps_what_it_found(trained, tmp_path, monk
     assert {"metrics.json", "per_label.csv", "scores.npz"} <= {file.name for file in (tmp_path / "out").iterdir()}
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
     assert f"{100 * found['mAP']:.1f}" in said
+
+
+@pytest.mark.parametrize("how", [[], ["--views", "ten", "--classifier", "svm"]])
+def test_a_network_that_is_broken_or_does_not_fit_is_one_line(trained, tmp_path, monkeypatch, capsys, how):
+    content = checkpoint.load(best(trained[64]))
+    content["network"]["head.feature.bias"].fill_(torch.nan)
+    config = from_json(content["config"], "test")
+    checkpoint.save(tmp_path / "best.pt", content, config, content["fingerprint"])
+    places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / "best.pt"), *places, *how]) == 1
+    assert re.fullmatch(r"error: .*not finite.*\n", capsys.readouterr().err.splitlines(keepends=True)[-1])
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Network, "forward", full)
+    assert main([str(trained[64]), *places, *how]) == 1
+    assert "lower execution.evaluation_batch_size" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_paths_are_kept_from_the_root(trained, pictures, tmp_path, monkeypatch):
