@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trained = Trained.load(find_run(options.run), options.device)
     if not trained.has_probabilities:
         said = "scores are no probabilities; labels are ranked by score, --threshold does not apply"
-        print(f"no calibration.json with the weights: {said}", file=sys.stderr)
+        print(f"no calibration with the weights: {said}", file=sys.stderr)
     try:
         with telling_what_does_not_fit(trained.config):
             broken = _say_all(trained, files, names, options)

@@ -225,20 +225,20 @@ def write(trained: Trained, folder: Path) -> None:
     if trained.config.model.edges and (edge_model := trained.config.model.proposals.edge_model):
         shutil.copy(edge_model, folder)
     if trained.platt:
-        platt = {"slope": trained.platt.slope.tolist(), "intercept": trained.platt.intercept.tolist()}
-        (folder / CALIBRATION).write_text(json.dumps(platt))
+        (folder / CALIBRATION).write_text(trained.platt.text())
 
 
 def read(folder: Path, device: str = "auto") -> Trained:
     """The `Trained` in a folder that `write` wrote."""
     from safetensors.torch import load_file
 
-    from ram_tune.training.trained import Trained, read_calibration
+    from ram_tune.evaluation.calibration import Platt
+    from ram_tune.training.trained import Trained
 
     config = _with_edges(from_json((folder / CONFIG).read_text(), str(folder / CONFIG)), folder)
     categories = json.loads((folder / CATEGORIES).read_text())
     file = folder / CALIBRATION
-    platt = read_calibration(file, len(categories)) if file.is_file() else None
+    platt = Platt.read(file, len(categories)) if file.is_file() else None
     return Trained.of(config, categories, load_file(folder / WEIGHTS), platt, device, str(folder))
 
 

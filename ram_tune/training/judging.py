@@ -52,6 +52,7 @@ class Judged:
     metrics: dict[str, dict[str, float]]  # of both
     cost: dict[str, float]  # see training.cost
     platt: Platt | None = None  # where probabilities are not the sigmoid of the scores
+    single: Platt | None = None  # the same of single crops by the first network: for whoever uses it alone
 
 
 @torch.inference_mode()
@@ -110,13 +111,15 @@ def finish(runs: Sequence[Run]) -> Judged:
         decide = _by_svm(seen) if rule.classifier == "svm" else _by_network(seen)
         found = {role: Scores(decide(role), seen[0].regions(role)) for role in ("selection", "test")}
     platt = calibrate(run, found["selection"]) if rule.classifier == "network" else None
+    others = run.config.loss.classification == "euclidean" and found["selection"].terms is None  # no single crops
+    single = calibrate(run, evaluate(run, run.selection)) if others else platt
     judged = {
         role: label_metrics(run, role, scores, _likely(run, scores, platt)) | region_metrics(run, role, scores)
         for role, scores in found.items()
     }
     if (terms := found["selection"].terms) is not None:
         judged["selection"] |= dict(zip(("loss", *run.criterion.terms), terms.tolist(), strict=True))
-    return Judged(found, judged, cost(runs), platt)
+    return Judged(found, judged, cost(runs), platt, single)
 
 
 class _Seen:

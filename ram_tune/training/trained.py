@@ -5,7 +5,6 @@ Legend: B images, N image side in pixels, K regions, L labels, C H W feature map
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
 from ram_tune.training.judging import NotFiniteError, comparable
 from ram_tune.training.local import CHECKPOINTS
-from ram_tune.training.results import CALIBRATION
+from ram_tune.training.results import CALIBRATION, SINGLE
 from ram_tune.training.run import autocast, device_of
 
 
@@ -57,7 +56,7 @@ class Trained:
     categories: tuple[str, ...]
     network: Network  # on `device`, in evaluation mode
     device: torch.device
-    platt: Platt | None = None  # only where scores are no log-odds
+    platt: Platt | None = None  # of single crops; only where scores are no log-odds
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Trained:
@@ -72,8 +71,8 @@ class Trained:
                 remedy=f"Name its {checkpoint.BEST}.",
             )
         folders = [best.parent] + [best.parent.parent] * (best.parent.name == CHECKPOINTS)
-        files = [file for folder in folders if (file := folder / CALIBRATION).is_file()]
-        platt = read_calibration(files[0], len(content["categories"])) if files else None
+        places = [folder / name for folder in folders for name in (SINGLE, CALIBRATION)]
+        platt = next((Platt.read(file, len(content["categories"])) for file in places if file.is_file()), None)
         config = from_json(content["config"], str(best))
         return cls.of(config, content["categories"], content["network"], platt, device, str(best))
 
@@ -176,24 +175,6 @@ class Trained:
         with autocast(self.config, self.device):
             maps = self.network.backbone(torch.from_numpy(images).to(self.device))
         return maps.to(torch.bfloat16).contiguous().cpu().view(torch.uint16).numpy()[:, None]
-
-
-def read_calibration(path: Path, labels: int) -> Platt:
-    """The Platt of `labels` labels in a calibration.json. Raises BadInput."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        platt = Platt(*(np.asarray(tree[name], np.float64) for name in ("slope", "intercept")))
-        fits = all(each.shape == (labels,) and np.isfinite(each).all() for each in (platt.slope, platt.intercept))
-    except (OSError, ValueError, KeyError, TypeError):
-        platt, fits = None, False
-    if platt is None or not fits:
-        raise BadInput(
-            path,
-            found="a damaged file, or that of another model",
-            expected=f"slope and intercept, {labels} numbers each",
-            remedy="Remove it to do without probabilities.",
-        )
-    return platt
 
 
 def find_weights(path: str | Path) -> Path:
