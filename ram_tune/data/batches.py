@@ -103,7 +103,7 @@ def training_batches(
 def evaluation_batches(source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """Every image of this rank's share once, in order, cropped in the centre (METHOD 6: a single crop)."""
     n = len(source)
-    crops = np.tile(centre_crop(source), (n, 1))
+    crops = np.tile(centre_crop(source.data, cell(source)), (n, 1))
     own = np.arange(rank, n, world)
     yield from _ahead(source, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], crops)
 
@@ -117,9 +117,10 @@ def whole_images(source: Source, batch_size: int) -> Iterator[tuple[Tensor, Tens
         yield piece.view(torch.bfloat16) if source.data.crop == "map" else piece, boxes
 
 
-def centre_crop(source: Source) -> np.ndarray:
-    """(4,) left, top, side in pixels of an image, and that it is not mirrored: a row of `Batch.crops`."""
-    data, unit = source.data, cell(source)
+def centre_crop(data: Data, stride: int) -> np.ndarray:
+    """(4,) left, top, side in pixels of an image, and that it is not mirrored: a row of `Batch.crops`. Maps, of `stride`
+    pixels a cell, are cropped in whole cells."""
+    unit = stride if data.crop == "map" else 1
     corner = data.crop_margin // 2 // unit * unit
     return np.array([corner, corner, data.image_size - data.crop_margin, 0])
 

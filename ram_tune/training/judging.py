@@ -26,6 +26,7 @@ from ram_tune.evaluation.views import Plan, represent
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.regions import anchors
 from ram_tune.training.cost import cost
+from ram_tune.training.results import write
 from ram_tune.training.run import Run
 
 REMEDY = "Lower training.learning_rate, or set training.clip_norm=1 or training.precision=fp32."
@@ -154,10 +155,8 @@ class _Seen:
     def _rows(self, role: str) -> np.ndarray:
         run, source = self.run, self.run.whole(role)
         shape = len(source), self.width + len(run.dataset.categories) + 4 * getattr(run.network.head, "regions", 0)
-        images, boxes = run.annotations(role).fingerprint(), content(source.boxes)
-        key = digest(
-            [self.name, images, boxes, run.config.data.image_size, run.config.training.precision, run.device.type]
-        )
+        cached, boxes = Path(source.array.filename).stem, content(source.boxes)  # type: ignore[attr-defined]
+        key = digest([self.name, cached, boxes, run.config.training.precision, run.device.type])
         return rows(
             run.cache_dir, f"seen-{key}", shape, lambda: self._look(source), f"{role}: {self.plan.views} view(s)"
         )
@@ -240,16 +239,15 @@ def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
     pulled = points if run.config.model.name == "rma" else None
-    statistics, images = region_statistics(found.regions, pulled), run.annotations(role)
+    statistics, images, data = region_statistics(found.regions, pulled), run.annotations(role), run.config.data
     if run.config.model.edges:
         given = run.whole(role).boxes
         assert given is not None
         statistics["filled_share"] = float(np.isnan(given).any(-1).mean())
     if images.boxes is None:
         return statistics
-    crops = np.tile(centre_crop(run.whole(role)), (len(images), 1))
-    size = run.config.data.image_size
-    return statistics | attention(found.regions, points, images.boxes, run.sizes(role), crops, size)
+    crops = np.tile(centre_crop(data, run.network.backbone.stride), (len(images), 1))
+    return statistics | attention(found.regions, points, images.boxes, run.sizes(role), crops, data.image_size)
 
 
 PICTURES = "pictures"
@@ -261,14 +259,13 @@ def write_pictures(run: Run, folder: Path) -> None:
     epochs = run.config.training.epochs
     due = run.epoch in (1, epochs) or run.epoch % -(-epochs // PICTURED_EPOCHS) == 0
     if run.attends and run.config.execution.pictures and due:
-        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-        (folder / PICTURES / f"{run.epoch:03}.jpg").write_bytes(encode(contact_sheet(drawn(run))))
+        write(folder / PICTURES / f"{run.epoch:03}.jpg", encode(contact_sheet(drawn(run))))
 
 
 @torch.inference_mode()
 def drawn(run: Run) -> list[Image.Image]:
     """The regions on the same few selection images for every model of a dataset, with the labels each scored highest."""
-    images, crop = run.annotations("selection"), centre_crop(run.selection)
+    images, crop = run.annotations("selection"), centre_crop(run.config.data, run.network.backbone.stride)
     chosen = pick(images, run.config.execution.pictures)
     batch = run.selection.crop(chosen, np.tile(crop, (len(chosen), 1))).to(run.device)
     run.network.eval()

@@ -13,7 +13,7 @@ from ram_tune.data.batches import training_batches
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.training import checkpoint
-from ram_tune.training.judging import NotFiniteError, finish
+from ram_tune.training.judging import NotFiniteError, finish, write_pictures
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.loop import fit, learning_rate, optimise, train_epoch
 from ram_tune.training.run import Run, prepare
@@ -242,6 +242,17 @@ def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size
     )
     with pytest.raises(BadInput, match=rf"{words}.*multiple of 16"):
         prepare(bad, tmp_path)
+
+
+def test_a_picture_is_there_whole_or_not_at_all(config, tmp_path, monkeypatch):
+    run = prepare(changed(config, "stage1.epochs=0"), tmp_path)
+    run.epoch = 1
+    monkeypatch.setattr(Path, "replace", lambda *_: None)  # killed just before
+    write_pictures(run, tmp_path)
+    assert not list(tmp_path.rglob("*.jpg"))
+    monkeypatch.undo()
+    write_pictures(run, tmp_path)
+    assert [file.name for file in (tmp_path / "pictures").glob("*.jpg")] == ["001.jpg"]
 
 
 def test_killed_while_an_epoch_is_saved_best_and_last_belong_together(config, tmp_path):
