@@ -136,7 +136,7 @@ class Training(Section):
     select_by: Literal["loss", "mAP", "CF1", "OF1"] = "loss"
     """Quantity on the selection split whose best epoch is kept. [RMA] lowest loss."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward pass: autocast to bfloat16 (on GPUs that have it), or single. *Decided*: bf16."""
+    """Arithmetic of the forward pass: autocast to bfloat16 (on GPUs that have it), or single, without TF32. *Decided*: bf16."""
     seed: int = Field(default=0, ge=0)
     """Seed of weights, order, crops and mirrors. Default 0."""
 

@@ -28,6 +28,7 @@ from ram_tune.models.regions import of_crops
 from ram_tune.models.reinforced import RARL
 from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
+from ram_tune.training.device import autocast, device_of, set_arithmetic
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
 
@@ -212,10 +213,8 @@ def prepare(
     `stage1` is the `best.pt` of `config.stage1_config()`, needed where that is not None, unless the run goes on from
     `last`, its own `last.pt`. Raises BadInput for data, weights and checkpoints that cannot be used.
     """
-    execution = config.execution
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    device = device_of(execution.device)
+    set_arithmetic(config)
+    device = device_of(config.execution.device)
     dataset = dataset or load(config.data, cache_dir)
     first = config.stage1_config()
     if first is None and stage1 is not None:
@@ -244,6 +243,7 @@ def load_trained(config: Config, cache_dir: Path, best: Sequence[Path], fingerpr
     `evaluation`, and, where that names several scales, in its image size; its labels must be the dataset's. Raises BadInput
     for any other.
     """
+    set_arithmetic(config)
     dataset = load(config.data, cache_dir)
     runs = []
     for path in best:
@@ -285,28 +285,6 @@ def _assemble(
     )  # where regions are given there is nothing to pull
     criterion = Criterion(config.loss, pulled, isinstance(network.head, RARL)).to(device)
     return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, _adam(config, network))
-
-
-def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 where the configuration asks for it and the device has it."""
-    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.autocast(device.type, torch.bfloat16, enabled=able and config.training.precision == "bf16")
-
-
-def device_of(name: str) -> torch.device:
-    """`auto`, or a torch device by name. Raises BadInput for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(
-            "execution.device",
-            found=f"{name!r} ({reason})",
-            expected="a device of this machine",
-            remedy="Such as auto, cpu, cuda or cuda:1.",
-        ) from error
 
 
 def _adam(config: Config, network: Network) -> torch.optim.Optimizer:

@@ -25,10 +25,10 @@ from ram_tune.models.network import Network, build
 from ram_tune.models.regions import of_crops, to_pixels
 from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
+from ram_tune.training.device import autocast, device_of, set_tf32
 from ram_tune.training.judging import NotFiniteError, comparable
 from ram_tune.training.local import CHECKPOINTS
 from ram_tune.training.results import CALIBRATION, SINGLE
-from ram_tune.training.run import autocast, device_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,7 @@ class Trained:
         where: str,
     ) -> Trained:
         """From its parts; `where` they are from is named in the BadInput for weights that do not fit."""
+        set_tf32(config)
         chosen = device_of(device)
         network = build(config, len(categories), pretrained=False)  # `state` has all weights
         try:

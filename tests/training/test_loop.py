@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,32 @@ def test_cached_maps_give_what_convolving_gives(config, tmp_path):
     one = train_epoch(by_pixels, 1, lambda *_: None)
     other = train_epoch(by_map, 1, lambda *_: None)
     assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)  # maps are kept in bfloat16
+
+
+def test_how_a_run_computes_is_not_left_to_the_next(config, tmp_path):
+    def found() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
+
+    torch.backends.cudnn.benchmark = True
+    exact = changed(config, "stage1.epochs=0", "execution.deterministic=on", "training.precision=fp32")
+    prepare(exact, tmp_path)
+    assert found() == (True, False, False)
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # region sampling has no such gradient on a GPU
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    prepare(changed(config, "stage1.epochs=0"), tmp_path)
+    assert found() == (False, False, True)
+
+
+def test_deterministic_runs_end_in_the_same_bits(config, tmp_path):
+    config = changed(config, "stage1.epochs=0", "execution.deterministic=on")
+    ended = []
+    for _ in range(2):
+        run = prepare(config, tmp_path)
+        list(fit(run))
+        ended.append(run.state())
+    torch.use_deterministic_algorithms(False)
+    assert_same_state(*ended)
 
 
 def test_a_device_that_is_not_there_is_named(config, tmp_path):
