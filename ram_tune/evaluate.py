@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ram_tune.config import Config, digest
-from ram_tune.errors import BadInput, command_line, error_line
+from ram_tune.errors import BadInput, NotEnoughMemoryError, command_line, error_line
 from ram_tune.options import add_cache_option, add_set_option, cache_dir, make_folder, results_dir
-from ram_tune.presets import from_fields, from_json, parse_set
+from ram_tune.presets import absolute, from_fields, from_json, parse_set
 
 EXAMPLES = """\
 examples:
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ram_tune.search.model import find_run
     from ram_tune.training import checkpoint
+    from ram_tune.training.judging import NotFiniteError
     from ram_tune.training.trained import find_weights
 
     weights = [find_weights(find_run(run)) for run in options.run]
@@ -45,10 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     folder = make_folder((options.out or results_dir(None) / f"evaluation-{identity[:8]}").absolute(), "--out")
 
     started = time.perf_counter()
-    if options.address:
-        summary = _on_cluster(config, weights, caches, identity, folder, options.address)
-    else:
-        summary = _here(config, weights, caches, identity, folder)
+    try:
+        if options.address:
+            summary = _on_cluster(config, weights, caches, identity, folder, options.address)
+        else:
+            summary = _here(config, weights, caches, identity, folder)
+    except (NotFiniteError, NotEnoughMemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     console = Console()
     images = summary["images"]["test"]
     scales = ", ".join(map(str, config.evaluation.scales or [config.data.image_size]))
@@ -64,11 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _here(config: Config, weights: list[Path], caches: Path, identity: str, folder: Path) -> dict[str, Any]:
     """The evaluation in this process → its `metrics.json`; all files are in `folder`."""
     from ram_tune.training.judging import finish
+    from ram_tune.training.memory import telling_what_does_not_fit
     from ram_tune.training.results import write_results
     from ram_tune.training.run import load_trained
 
-    runs = load_trained(config, caches, weights, identity)
-    return write_results(runs[0], finish(runs), folder)
+    with telling_what_does_not_fit(config):
+        runs = load_trained(config, caches, weights, identity)
+        return write_results(runs[0], finish(runs), folder)
 
 
 def _on_cluster(
@@ -170,7 +178,7 @@ def _configuration(weights: Sequence[Path], texts: Sequence[str], options: argpa
             values[f"evaluation.{name}"] = getattr(options, name)
     if options.split:
         values["data.test_split"] = options.split
-    return from_fields({**configs[0].flat(), **values, **parse_set(options.set)})
+    return from_fields({**configs[0].flat(), **values, **absolute(parse_set(options.set))})
 
 
 def sizes(text: str) -> list[int]:

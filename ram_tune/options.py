@@ -129,14 +129,19 @@ def make_folder(path: Path, option: str) -> Path:
 
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Raise BadInput unless `needed` bytes, and a twentieth more, are free where `folder` is."""
+    if shutil.disk_usage(folder).free < needed * 1.05:
+        raise no_room(folder, needed, what)
+
+
+def no_room(folder: Path, needed: int, what: str, reason: str = "") -> BadInput:
+    """That `needed` bytes, and a twentieth more, are not to be had where `folder` is."""
     free = shutil.disk_usage(folder).free
-    if free < needed * 1.05:
-        raise BadInput(
-            folder,
-            found=f"{free / 1e9:.2f} GB free",
-            expected=f"{needed * 1.05 / 1e9:.2f} GB for {what}",
-            remedy="Make room, name another disk with --cache-dir (or RAM_TUNE_CACHE), or lower data.limit.",
-        )
+    return BadInput(
+        folder,
+        found=f"{free / 1e9:.2f} GB free" + (f" ({reason})" if reason else ""),
+        expected=f"{needed * 1.05 / 1e9:.2f} GB for {what}",
+        remedy="Make room, name another disk with --cache-dir (or RAM_TUNE_CACHE), or lower data.limit.",
+    )
 
 
 def masked(text: str) -> str:

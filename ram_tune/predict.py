@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ram_tune.errors import BadInput, command_line, nearest
+from ram_tune.errors import BadInput, NotEnoughMemoryError, command_line, nearest
 from ram_tune.options import make_folder
 
 if TYPE_CHECKING:  # torch and Pillow are imported only once the options are right
@@ -27,7 +27,7 @@ examples:
   python -m ram_tune.predict photos --run 0123456789abcdef0123456789abcdef --json > found.jsonl    a run in MLflow
 
 A box is x1 y1 x2 y2 in pixels of the image; it may reach beyond the image, as regions do.
-exit code: 0 all is well, 1 an image was broken, 2 the options cannot be used"""
+exit code: 0 all is well, 1 an image was broken or the model could not be run, 2 the options cannot be used"""
 
 SUFFIXES = ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 """What is taken for an image in folders and patterns; a file that is named is read whatever it is called."""
@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise BadInput("--top", found=options.top, expected="1 or more")
     if not 0 <= options.threshold <= 1:
         raise BadInput("--threshold", found=options.threshold, expected="a probability, from 0 to 1")
-    files, base = find_images(options.image, options.save_pictures)
+    try:
+        files, base = find_images(options.image, options.save_pictures)
+    except OSError as error:  # a name too long, a folder without permission
+        found = f"{error.filename} ({error.strerror})"
+        raise BadInput("IMAGE", found=found, expected="files and folders that can be read") from error
     names = (
         picture_names(files, base, make_folder(options.save_pictures, "--save-pictures"))
         if options.save_pictures
@@ -79,13 +83,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     from ram_tune.search.model import find_run
-    from ram_tune.training.results import write
+    from ram_tune.training.judging import NotFiniteError
+    from ram_tune.training.memory import telling_what_does_not_fit
     from ram_tune.training.trained import Trained
 
     trained = Trained.load(find_run(options.run), options.device)
     if not trained.has_probabilities:
         said = "scores are no probabilities; labels are ranked by score, --threshold does not apply"
-        print(f"no calibration.json with the weights: {said}", file=sys.stderr)
+        print(f"no calibration with the weights: {said}", file=sys.stderr)
+    try:
+        with telling_what_does_not_fit(trained.config):
+            broken = _say_all(trained, files, names, options)
+    except (NotFiniteError, NotEnoughMemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if broken:
+        print(f"{broken} of {len(files)} images could not be read", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _say_all(trained: Trained, files: Sequence[Path], names: dict[Path, Path], options: argparse.Namespace) -> int:
+    """Print what is found in each file, and write its picture where it has a name → how many could not be read."""
+    from ram_tune.training.results import write
+
     broken = 0
     for start in range(0, len(files), AT_ONCE):
         some = files[start : start + AT_ONCE]
@@ -98,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = _json(file, found, rows, names.get(file)) if options.json else _lines(file, found, rows, trained)
             # A name that is no UTF-8 would end it all; stderr escapes such letters by itself.
             print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
-    if broken:
-        print(f"{broken} of {len(files)} images could not be read", file=sys.stderr)
-    return 1 if broken else 0
+    return broken
 
 
 def find_images(names: Sequence[str], pictures: Path | None = None) -> tuple[list[Path], Path]:

@@ -100,7 +100,8 @@ FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Preset → model → what the preset sets in its place for that model, so that each is trained as suits it. Of `training`
-only what stage 1 has of its own (its epochs, learning rate, their steps, batch size): models then share one stage 1."""
+only what stage 1 has of its own (epochs, learning rate, their steps, batch size) or has no part in (the multiplier of the
+localisation layer): models then share one stage 1."""
 
 
 def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields | None = None) -> Config:
@@ -115,11 +116,17 @@ def configure(data: str = "", root: str = "", *layers: Fields, overrides: Fields
         chosen.update(layer)
     model = str(chosen.get("model.name", Config().model.name))
     values: dict[str, Any] = {**usual, **FOR_MODEL.get(data, {}).get(model, {}), **chosen}
+    return from_fields(absolute(values))
+
+
+def absolute(values: Fields) -> dict[str, Any]:
+    """`values`, the paths among them from the root: the same from another folder or process."""
+    found = dict(values)
     for field in ("data.root", "data.file", *FILES.values()):
-        value = values.get(field)
+        value = found.get(field)
         if isinstance(value, str) and value and not is_url(value) and (field != FILES["weights"] or is_path(value)):
-            values[field] = str(Path(value).expanduser().absolute())  # the same from another folder or process
-    return from_fields(values)
+            found[field] = str(Path(value).expanduser().absolute())
+    return found
 
 
 def is_url(place: str) -> bool:
@@ -226,9 +233,15 @@ def from_fields(values: Fields, where: str = "configuration") -> Config:
             node = node.setdefault(part, {})
         node[leaf] = value
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, where) from None
+    kinds = {name: about["annotation"] for name, about in fields()}
+    for name, value in values.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        if kinds[name] is not bool and any(isinstance(one, bool) for one in several):  # to pydantic, True is 1
+            raise BadInput(f"{where}: {name}", found=value, expected="a number")
+    return config
 
 
 def from_json(text: str, where: str) -> Config:

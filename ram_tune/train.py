@@ -99,6 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _configuration(options: argparse.Namespace) -> Config:
     overrides = parse_set(options.set)
+    if overrides.get("evaluation.scales"):
+        raise BadInput(
+            "--set evaluation.scales",
+            found=overrides["evaluation.scales"],
+            expected="none: one training has one scale, data.image_size",
+            remedy="Train a model at each, then: python -m ram_tune.evaluate RUN RUN; or: python -m ram_tune.search views.",
+        )
     if options.resume is None:
         return configure(options.data or "scenes", options.data_root, overrides=overrides)
     for name in ("data", "data_root", "out"):

@@ -55,8 +55,10 @@ def test_every_hashed_field_changes_the_fingerprint(name):
         new = next(choice for choice in choices if choice != default)
     elif isinstance(default, str):
         new = default + "x"
-    elif name.endswith(("lr_steps", "scales")):
+    elif name.endswith("lr_steps"):
         new = (1, 2)
+    elif name.endswith("scales"):
+        new = (32, 64)
     else:
         new = other[type(default)](default)
     extra = {"model.backbone.trainable": "none"} if name == "data.crop" else {}
@@ -99,6 +101,12 @@ def test_given_regions_that_cannot_be_are_refused():
         configure("voc2007", overrides={"model.name": "proposals", "model.regions": 6, "model.proposals.max_boxes": 5})
     with pytest.raises(BadInput, match="random_sides"):
         configure("voc2007", overrides=parse_set(["model.random_sides=[0.6, 0.2]"]))
+
+
+def test_rarl_without_a_memory_is_refused():
+    with pytest.raises(BadInput, match=r"model\.cell: found none with model\.name=rarl"):
+        configure("voc2007", overrides={"model.name": "rarl", "model.cell": "none"})
+    assert configure("voc2007", overrides={"model.cell": "none"}).model.cell == "none"
 
 
 def test_every_field_is_documented_and_says_its_default_or_source():
@@ -178,6 +186,13 @@ def test_set_reads_values_as_yaml():
         ("model.reinforced.aspect_ratios=2:1", ["model.reinforced.aspect_ratios", "tuple"]),
         ("loss.reinforcement_weight=-1", ["loss.reinforcement_weight", "greater than or equal to 0"]),
         ("model.steps=3", ["Did you mean model.reinforced.steps?"]),
+        ("evaluation.scales=[16]", ["evaluation.scales.0", "16", "greater than or equal to 32"]),
+        ("evaluation.scales=[512, 512]", ["evaluation.scales", "[512, 512]", "each scale once"]),
+        ("training.lr_steps=[0]", ["training.lr_steps.0", "0", "greater than or equal to 1"]),
+        ("stage1.lr_steps=[-3]", ["stage1.lr_steps.0", "-3", "greater than or equal to 1"]),
+        ("model.regions=on", ["model.regions", "True", "a number"]),
+        ("training.lr_steps=[yes]", ["training.lr_steps", "True", "a number"]),
+        ("execution.gpus_per_worker=off", ["execution.gpus_per_worker", "False", "a number"]),
     ],
 )
 def test_bad_settings_name_field_found_and_expected(assignment, words):

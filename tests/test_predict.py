@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from ram_tune.errors import BadInput
+from ram_tune.models.network import Network
 from ram_tune.predict import find_images, main, picture_names
-from ram_tune.presets import configure, parse_set
+from ram_tune.presets import configure, from_json, parse_set
 from ram_tune.search.model import CHECKPOINT
+from ram_tune.training import checkpoint
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.trained import Trained
 
@@ -139,6 +142,22 @@ def test_pictures_of_a_model_without_regions(pictures, tiny, photos, tmp_path, c
     assert Image.open(tmp_path / "drawn" / "b.jpg").height > 512  # the labels below it
 
 
+def test_a_network_that_is_broken_or_does_not_fit_is_one_line(run, photos, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "forward", full)
+        assert main([str(photos), "--run", str(run)]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory")
+    best = run / "checkpoint" / "best.pt"
+    content = checkpoint.load(best)
+    content["network"]["head.feature.bias"].fill_(torch.nan)
+    checkpoint.save(best, content, from_json(content["config"], "test"), content["fingerprint"])
+    assert main([str(photos), "--run", str(run)]) == 1
+    assert capsys.readouterr() == ("", "error: the network's scores are not finite: its training broke down.\n")
+
+
 # --- which images, and what their pictures are called
 
 
@@ -208,6 +227,8 @@ def test_no_picture_is_written_over_an_image_or_another_picture(photos, tmp_path
         (["photos", "--run", "0" * 32], r"no file .*mlflow\.db; .*MLFLOW_TRACKING_URI"),
         (["photos", "--device", "abacus"], "'abacus'"),
         (["photos", "--save-pictures", "photos/readme.txt"], "--save-pictures"),
+        (["photos/" + 300 * "x"], r"IMAGE: found photos/x+ \(File name too long\)"),
+        (["photos", "--run", 300 * "x"], r"RUN: found x+ \(File name too long\)"),
     ],
 )
 def test_bad_input(run, photos, tmp_path, monkeypatch, arguments, words):

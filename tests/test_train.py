@@ -109,6 +109,7 @@ def test_a_run_started_from_a_given_stage_1_resumes_without_it(pictures, tiny, t
         (["--set", "model.region=3"], "Did you mean model.regions?"),
         (["--resume", "/nowhere"], "config.yaml"),
         (["--set", "data.image_size=170"], "multiple of 16"),
+        (["--set", "evaluation.scales=[160,192]"], "one training has one scale"),
         (["--set", "model.backbone.name=vit_b_16", "model.backbone.layer=encoder"], "feature map"),
         (["--set", "model.backbone.name=resnet18", "model.backbone.layer=fc"], "feature map"),
         (["--cache-dir", "/proc/nowhere"], "--cache-dir"),

@@ -27,6 +27,8 @@ from ram_tune.config.section import NOT_HASHED, Section, digest
 from ram_tune.config.section import file_digest as file_digest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+ImageSize = Annotated[int, Field(ge=32, le=4096)]
+Epoch = Annotated[int, Field(ge=1)]
 
 RESULT_VERSION = 1
 """Raised by hand whenever a change of the code changes what a configuration computes: it makes every fingerprint new."""
@@ -57,7 +59,7 @@ class Data(Section):
     """Seed of every draw of images (limit, selection, test), apart from the run's seed. Not hashed. Default 0."""
     limit: int = Field(default=0, ge=0, json_schema_extra=NOT_HASHED)
     """At most so many images of each split, drawn seeded; 0: all. Not hashed. Default 0."""
-    image_size: int = Field(default=512, ge=32, le=4096)
+    image_size: ImageSize = 512
     """Side to which an image is resized, aspect ratio not kept. N, pixels. [RMA] 512 or 640. Default 512."""
     crop_margin: int = Field(default=64, ge=0)
     """A crop is a square of side N minus this. Pixels. [RMA] 64."""
@@ -117,7 +119,7 @@ class Training(Section):
     """Images per optimiser step, over all workers. [RMA] 16."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Adam's step size. [RMA] 1e-5."""
-    lr_steps: tuple[int, ...] = (30,)
+    lr_steps: tuple[Epoch, ...] = (30,)
     """Epochs after which the learning rate is multiplied by `lr_factor`. [RMA] after 30."""
     lr_factor: float = Field(default=0.1, gt=0)
     """See `lr_steps`. [RMA] 0.1."""
@@ -134,7 +136,7 @@ class Training(Section):
     select_by: Literal["loss", "mAP", "CF1", "OF1"] = "loss"
     """Quantity on the selection split whose best epoch is kept. [RMA] lowest loss."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward pass: autocast to bfloat16 (on GPUs that have it), or single. *Decided*: bf16."""
+    """Arithmetic of the forward pass: autocast to bfloat16 (on GPUs that have it), or single, without TF32. *Decided*: bf16."""
     seed: int = Field(default=0, ge=0)
     """Seed of weights, order, crops and mirrors. Default 0."""
 
@@ -146,7 +148,7 @@ class Stage1(Section):
     """Passes over train; 0: no stage 1, RMA starts from the backbone's weights alone. *Decided*: 10."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Adam's step size. *Decided*: as [RMA], 1e-5."""
-    lr_steps: tuple[int, ...] = ()
+    lr_steps: tuple[Epoch, ...] = ()
     """As `training.lr_steps`. *Decided*: none."""
     batch_size: int = Field(default=16, ge=1)
     """Images per optimiser step. *Decided*: as [RMA], 16."""
@@ -177,7 +179,7 @@ class Evaluation(Section):
     """Crops of an image that are seen: the centre; or four corners and the centre, and their mirrors. *Decided*: one."""
     mirror: Literal["exact", "feature"] = "exact"
     """Maps of mirrored views: convolved from the mirrored image, or the upright image's map mirrored. *Decided*: exact."""
-    scales: tuple[int, ...] = ()
+    scales: tuple[ImageSize, ...] = ()
     """Values of N of which one model each is trained, then fused; empty: `data.image_size` alone. [RMA] 512 and 640.
     Default: none."""
     scale_fusion: Literal["mean_decision", "concatenate"] = "mean_decision"
@@ -262,6 +264,11 @@ class Config(Section):
             raise ValueError(
                 f"model.proposals.max_boxes: found {self.model.proposals.max_boxes}; expected at least model.regions "
                 f"({self.model.regions}). Raise it."
+            )
+        scales = self.evaluation.scales
+        if len(set(scales)) < len(scales):
+            raise ValueError(
+                f"evaluation.scales: found {list(scales)}; expected each scale once. Leave out the others."
             )
         shortest, longest = self.model.random_sides
         if shortest > longest:

@@ -20,7 +20,8 @@ class Backbone(Section):
     layer: str = ""
     """Graph node whose output is the feature map. Empty: the known one (VGG: ReLU of the last convolution, conv5_3). [RMA]."""
     weights: str = "IMAGENET1K_V1"
-    """A torchvision weights name, a file with a state dict, or `none`. A file counts by its content. [RMA] ImageNet."""
+    """A torchvision weights name, a file with a state dict, or `none`. A file counts by its content. Pixels are normalised as
+    a name's training had them, else by ImageNet's mean and deviation. [RMA] ImageNet."""
     trainable: Literal["all", "last_block", "none"] = "all"
     """Which of its layers learn. [RMA] all."""
     freeze_batch_norm: bool = True
@@ -154,6 +155,15 @@ class Model(Section):
     """Label queries."""
     backbone: Backbone = Backbone()
     """Image to feature map."""
+
+    @model_validator(mode="after")
+    def _rarl_remembers(self) -> Model:
+        if self.name == "rarl" and self.cell == "none":
+            raise ValueError(
+                "model.cell: found none with model.name=rarl; expected paper or standard: only RMA can do without a memory. "
+                "Set model.cell or model.name."
+            )
+        return self
 
     @property
     def edges(self) -> str:

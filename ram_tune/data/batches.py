@@ -32,8 +32,9 @@ class Batch(NamedTuple):
         return Batch._make(None if part is None else part.to(device, non_blocking=True) for part in self)
 
     def chunk(self, pieces: int) -> Iterator[Batch]:
-        """The same batch in at most so many pieces."""
-        parts = (repeat(None) if part is None else part.chunk(pieces) for part in self)
+        """The same batch in so many pieces, at most one for each image."""
+        pieces = min(pieces, len(self.targets))
+        parts = (repeat(None) if part is None else part.tensor_split(pieces) for part in self)
         return map(Batch._make, zip(*parts, strict=False))
 
 
@@ -80,9 +81,9 @@ def training_batches(
 ) -> Iterator[Batch]:
     """One epoch in random order with random crops and mirrors (METHOD 1), this rank's share of every global batch.
 
-    All draws come from (seed, epoch) for the whole dataset, so the number of workers changes none of them. The last,
-    smaller batch is kept; where it does not divide by `world`, it is filled up with images from the epoch's start, since
-    ranks with unequal work would wait for one another for ever.
+    All draws come from (seed, epoch) for the whole dataset, so the number of workers changes none of them. Shares differ by
+    at most one image. A rank for which a batch has none is shown another's, which must not count (`loop.optimise`): it has
+    to take every step, or the others would wait for it for ever.
     """
     n, data = len(source), source.data
     draw = np.random.default_rng((seed, epoch))
@@ -95,15 +96,14 @@ def training_batches(
     parts = []
     for start in range(0, n, batch_size):
         part = order[start : start + batch_size]
-        part = np.concatenate([part, np.resize(order, -len(part) % world)])
-        parts.append(part[rank::world])
+        parts.append(part[rank::world] if rank < len(part) else part[:1])
     yield from _ahead(source, parts, crops)
 
 
 def evaluation_batches(source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """Every image of this rank's share once, in order, cropped in the centre (METHOD 6: a single crop)."""
     n = len(source)
-    crops = np.tile(centre_crop(source), (n, 1))
+    crops = np.tile(centre_crop(source.data, cell(source)), (n, 1))
     own = np.arange(rank, n, world)
     yield from _ahead(source, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], crops)
 
@@ -117,9 +117,10 @@ def whole_images(source: Source, batch_size: int) -> Iterator[tuple[Tensor, Tens
         yield piece.view(torch.bfloat16) if source.data.crop == "map" else piece, boxes
 
 
-def centre_crop(source: Source) -> np.ndarray:
-    """(4,) left, top, side in pixels of an image, and that it is not mirrored: a row of `Batch.crops`."""
-    data, unit = source.data, cell(source)
+def centre_crop(data: Data, stride: int) -> np.ndarray:
+    """(4,) left, top, side in pixels of an image, and that it is not mirrored: a row of `Batch.crops`. Maps, of `stride`
+    pixels a cell, are cropped in whole cells."""
+    unit = stride if data.crop == "map" else 1
     corner = data.crop_margin // 2 // unit * unit
     return np.array([corner, corner, data.image_size - data.crop_margin, 0])
 

@@ -8,9 +8,9 @@ is a fingerprint of all that went into it, so an array is never stale; what is n
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,9 @@ from ram_tune.config import Data, digest
 from ram_tune.data.annotations import Annotations, states
 from ram_tune.data.images import load_image
 from ram_tune.data.progress import Advance, progress
+from ram_tune.data.threads import in_threads
 from ram_tune.errors import BadInput
-from ram_tune.options import make_folder, require_space
+from ram_tune.options import make_folder, no_room, require_space
 
 CACHE_VERSION = 1
 """Raised by hand when the content of cached arrays changes."""
@@ -55,13 +56,7 @@ def resized_images(annotations: Annotations, data: Data, cache_dir: Path) -> np.
             advance(1)
             return None
 
-        # Pillow decodes and resizes outside Python's global lock.
-        pool = ThreadPoolExecutor(os.cpu_count())
-        try:
-            broken = [error for error in pool.map(one, enumerate(annotations.files())) if error]
-        finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
-        if broken:
+        if broken := [error for error in in_threads(one, enumerate(annotations.files())) if error]:
             others = f" ({len(broken) - 1} more images cannot be used either.)" if len(broken) > 1 else ""
             first = broken[0]
             raise BadInput(first.where, found=first.found, expected=first.expected, remedy=first.remedy + others)
@@ -126,10 +121,15 @@ def _shared(
 def _build(
     path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray, Advance], None], task: str
 ) -> None:
-    require_space(path.parent, int(np.prod(shape)) * np.dtype(dtype).itemsize, "the cache")
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    require_space(path.parent, size, "the cache")
     partial = path.with_suffix(".partial")  # the lock is held: whatever bears this name is a dead process's
     try:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        try:
+            array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+            _reserve(partial)
+        except OSError as error:
+            raise no_room(path.parent, size, "the cache", error.strerror or str(error)) from error
         with progress(task, shape[0]) as advance:
             fill(array, advance)
         array.flush()
@@ -137,3 +137,16 @@ def _build(
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reserve(file: Path) -> None:
+    """Have the disk's blocks for all of `file`. It has none yet: a disk that fills would end the process (SIGBUS) where a
+    memory-mapped page is written."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with file.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that knows of no such thing
+                raise

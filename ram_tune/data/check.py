@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +15,7 @@ from ram_tune.config import Data
 from ram_tune.data.annotations import Annotations
 from ram_tune.data.images import load_image
 from ram_tune.data.roles import Dataset, load
+from ram_tune.data.threads import in_threads
 from ram_tune.errors import BadInput
 from ram_tune.options import add_data_options, cache_dir
 from ram_tune.presets import configure, parse_set
@@ -82,12 +81,8 @@ def check_files(dataset: Dataset, max_pixels: int, *, decode: bool) -> list[tupl
 
     files = [path for images in dataset.roles.values() for path in images.files()]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes outside Python's global lock
-    try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            reasons = list(progress.track(pool.map(reason, files), len(files), description="reading images"))
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        reasons = list(progress.track(in_threads(reason, files), len(files), description="reading images"))
     return [(path, why) for path, why in zip(files, reasons, strict=True) if why]
 
 

@@ -39,7 +39,9 @@ def load_image(path: Path, max_pixels: int) -> Image.Image:
         raise BadInput(path, found="no such file", expected="an image", remedy="Check --data-root.") from error
     except UnidentifiedImageError as error:
         raise BadInput(path, found="a file that is no image", expected="JPEG, PNG, …", remedy=remedy) from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged files
+    except (BadInput, MemoryError):
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders and its reader of EXIF raise a dozen kinds
         raise BadInput(path, found=f"a damaged image ({error})", expected="a whole image", remedy=remedy) from error
 
 

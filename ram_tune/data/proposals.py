@@ -10,9 +10,7 @@ Legend: n images, M boxes kept of an image, H W a picture's height and width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from ram_tune.config.model import Proposals
 from ram_tune.data.annotations import Annotations, states
 from ram_tune.data.cache import rows
 from ram_tune.data.images import load_image, to_rgb
+from ram_tune.data.threads import in_threads
 from ram_tune.errors import BadInput
 from ram_tune.presets import edge_fingerprint
 
@@ -55,13 +54,7 @@ def proposals(annotations: Annotations, fields: Proposals, max_image_pixels: int
 
     def found() -> Iterator[np.ndarray]:
         find = EdgeBoxes(fields)
-        pool = ThreadPoolExecutor(os.cpu_count())  # OpenCV works outside Python's global lock
-        try:
-            yield from pool.map(
-                lambda path: find(load_image(path, max_image_pixels)).reshape(1, -1), annotations.files()
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
+        return in_threads(lambda path: find(load_image(path, max_image_pixels)).reshape(1, -1), annotations.files())
 
     made = rows(cache_dir, f"proposals-{key}", (n, 4 * fields.max_boxes), found, f"looking for objects in {n} images")
     return made.reshape(n, -1, 4)

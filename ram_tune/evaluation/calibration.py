@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ram_tune.errors import BadInput
 from ram_tune.evaluation.metrics import Bools, Floats, check_finite
 
 # How the fit is carried out, not what it is: none of these moves the minimum.
@@ -67,6 +70,28 @@ class Platt:
     def __call__(self, scores: Floats) -> NDArray[np.float64]:
         """Probabilities (n, L) of `scores` (n, L)."""
         return sigmoid(self.slope * scores + self.intercept)
+
+    def text(self) -> str:
+        """As JSON, what `read` reads."""
+        return json.dumps({"slope": self.slope.tolist(), "intercept": self.intercept.tolist()})
+
+    @classmethod
+    def read(cls, path: Path, labels: int) -> Platt:
+        """That of `labels` labels in a file. Raises BadInput."""
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            platt = cls(*(np.asarray(tree[name], np.float64) for name in ("slope", "intercept")))
+            fits = all(each.shape == (labels,) and np.isfinite(each).all() for each in (platt.slope, platt.intercept))
+        except (OSError, ValueError, KeyError, TypeError):
+            platt, fits = None, False
+        if platt is None or not fits:
+            raise BadInput(
+                path,
+                found="a damaged file, or that of another model",
+                expected=f"slope and intercept, {labels} numbers each",
+                remedy="Remove it to do without probabilities.",
+            )
+        return platt
 
 
 def probabilities(scores: Floats, classification: str, platt: Platt | None = None) -> NDArray[np.float64]:

@@ -9,18 +9,15 @@ network; L2 penalty and squared hinge loss, LIBLINEAR's defaults; one C for all 
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ram_tune.data.roles import stratified
-from ram_tune.errors import BadInput
 from ram_tune.evaluation.metrics import Bools, Floats, average_precision, check_finite
 
 
@@ -71,22 +68,6 @@ def fit(
 def decisions(svm: LinearSVM, representations: Floats) -> NDArray[np.float32]:
     """Decision values (n, L) of representations (n, D); a label's probability is their sigmoid (METHOD 7)."""
     return (unit(representations) @ svm.weight.T + svm.bias).astype(np.float32)
-
-
-def save(svm: LinearSVM, path: Path) -> None:
-    """Write `svm` to `path`, an .npz of plain arrays."""
-    with path.open("wb") as stream:  # a name alone would have the suffix added
-        np.savez(stream, **asdict(svm))
-
-
-def load(path: Path) -> LinearSVM:
-    """What `save` wrote; nothing in the file is executed. Raises BadInput."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {field.name: file[field.name] for field in fields(LinearSVM)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadInput(path, found=f"no SVMs ({error})", expected="a file that ram_tune saved them to") from error
-    return LinearSVM(**{**arrays, "c": float(arrays["c"])})
 
 
 def _cross_validate(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         super().__init__()
         _require_known(config.name)
         self.layers = _small() if config.name == "small" else _torchvision(config, weights)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.name != "small" else ((0.5,) * 3, (0.25,) * 3)
+        mean, std = _normalisation(config)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.frozen_norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -75,25 +75,37 @@ class Backbone(nn.Module):
         hooks = [m.register_forward_hook(lambda m, _, out: sizes.update({m: out.shape[-1]})) for m in layers]
         was_training = self.training
         self.eval()
-        try:
-            shape = self(torch.zeros(1, PROBE, PROBE, 3, dtype=torch.uint8)).shape
-        except (AssertionError, AttributeError, RuntimeError) as error:  # for instance, one image size only
-            shape = (str(error),)
-        if len(shape) != 4 or shape[2] != shape[3] or PROBE % shape[3]:
-            raise BadInput(
-                f"model.backbone {name}",
-                found=f"an output of shape {tuple(shape)} for an image of {PROBE}×{PROBE}",
-                expected="a feature map (1, channels, height, width)",
-                remedy="Set model.backbone.layer to a convolutional layer, or choose another backbone.",
-            )
-        _, channels, _, width = shape
-        self.train(was_training)
+        shape = self._shape(name, PROBE)
         for hook in hooks:
             hook.remove()
+        _, channels, _, width = shape
+        stride = PROBE // width
+        if PROBE % width or self._shape(name, PROBE + stride) != (1, channels, width + 1, width + 1):
+            raise _no_map(name, PROBE, shape, "one that grows by a cell with every so many pixels")
+        self.train(was_training)
         for layer in layers:  # a block is the layers that work at one resolution
             if trainable == "none" or (trainable == "last_block" and sizes.get(layer) != width):
                 layer.requires_grad_(False)
-        return channels, PROBE // width
+        return channels, stride
+
+    def _shape(self, name: str, side: int) -> tuple[int, ...]:
+        """(1, C, H, H) of the map of an image of that side. Raises BadInput where the output is no map."""
+        try:
+            shape = tuple(self(torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape)
+        except (AssertionError, AttributeError, RuntimeError) as error:  # for instance, one image size only
+            raise _no_map(name, side, (str(error),), "(1, channels, height, width)") from error
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise _no_map(name, side, shape, "(1, channels, height, width)")
+        return shape
+
+
+def _no_map(name: str, side: int, shape: tuple, expected: str) -> BadInput:
+    return BadInput(
+        f"model.backbone {name}",
+        found=f"an output of shape {shape} for an image of {side}×{side}",
+        expected=f"a feature map, {expected}",
+        remedy="Set model.backbone.layer to a convolutional layer, or choose another backbone.",
+    )
 
 
 def _small() -> nn.Sequential:
@@ -112,8 +124,7 @@ def _small() -> nn.Sequential:
 
 def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> nn.Module:
     layer = config.layer or KNOWN_LAYERS.get(config.name, "")
-    # Where weights follow here, VGG's own initialisation would be work for nothing: a second for fc6 and fc7 alone.
-    network = torchvision.models.get_model(config.name, weights=None, **_quick(config.name, weights))
+    network = torchvision.models.get_model(config.name, weights=None, **_options(config, weights))
     nodes = get_graph_node_names(network)[1]
     if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes if layer):
         raise BadInput(
@@ -139,8 +150,24 @@ class _Map(nn.Module):
         return self.extractor(x)["map"]
 
 
-def _quick(name: str, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
-    return {"init_weights": False} if weights is not None and name.startswith("vgg") else {}
+def _options(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    """What torchvision's constructor is to be told, since it is not given the weights."""
+    if (
+        config.name == "googlenet"
+    ):  # its weights are those of images normalised in another way, which it then does itself
+        return {"transform_input": config.weights != "none", "init_weights": weights is None, "aux_logits": False}
+    # Where weights follow, VGG's own initialisation would be work for nothing: a second for fc6 and fc7 alone.
+    return {"init_weights": False} if weights is not None and config.name.startswith("vgg") else {}
+
+
+def _normalisation(config: BackboneConfig) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of a channel, pixels from 0 to 1: what the named weights were trained with."""
+    if config.name == "small":
+        return (0.5,) * 3, (0.25,) * 3
+    if config.weights == "none" or is_path(config.weights):
+        return IMAGENET_MEAN, IMAGENET_STD
+    how = _entry(config).transforms()
+    return how.mean, how.std
 
 
 def _load(extractor: nn.Module, weights: Mapping[str, Tensor], config: BackboneConfig) -> None:
@@ -187,24 +214,27 @@ def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
         return None
     if is_path(config.weights):
         return read_state_dict(Path(config.weights))
-    where = "model.backbone.weights"
     try:
-        entry = torchvision.models.get_model_weights(config.name)[config.weights]
-    except (KeyError, ValueError) as error:
-        raise BadInput(
-            where,
-            found=repr(config.weights),
-            expected=f"a file, none, or weights that torchvision has for {config.name}",
-            remedy="Such as IMAGENET1K_V1 or DEFAULT.",
-        ) from error
-    try:
-        return entry.get_state_dict(progress=True, check_hash=True)
+        return _entry(config).get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise BadInput(
-            where,
+            "model.backbone.weights",
             found=f"{config.weights}, which could not be downloaded ({error})",
             expected="weights within reach",
             remedy="Fetch the file elsewhere and set model.backbone.weights to its path.",
+        ) from error
+
+
+def _entry(config: BackboneConfig) -> Any:
+    """What torchvision knows of the weights of that name. Raises BadInput."""
+    try:
+        return torchvision.models.get_model_weights(config.name)[config.weights]
+    except (KeyError, ValueError) as error:
+        raise BadInput(
+            "model.backbone.weights",
+            found=repr(config.weights),
+            expected=f"a file, none, or weights that torchvision has for {config.name}",
+            remedy="Such as IMAGENET1K_V1 or DEFAULT.",
         ) from error
 
 
@@ -223,9 +253,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def state_fingerprint(module: nn.Module) -> str:
-    """Hash of a module's tensors, names and values: what cached maps depend on."""
+    """Hash of a module's tensors, names and values, constants included: what cached maps depend on."""
     total = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+        total.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
     return total.hexdigest()[:16]

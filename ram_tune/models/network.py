@@ -50,14 +50,17 @@ class Network(nn.Module):
         return self.head(f) if regions is None else self.head(f, regions)
 
 
-def build(config: Config, labels: int, stage1: Mapping[str, Tensor] | None = None) -> Network:
+def build(
+    config: Config, labels: int, stage1: Mapping[str, Tensor] | None = None, *, pretrained: bool = True
+) -> Network:
     """The model of `config` for `labels` labels, its new layers drawn from torch's current random state.
 
     `stage1` is the state of the whole-image network it starts from: conv layers and W_fx are taken over. Without it the
     backbone's own weights are loaded, and for a whole-image model fc6 and fc7 too, where the weights file has them and
-    the widths agree. Raises BadInput for a backbone or weights that cannot be used, and sizes that do not go with it.
+    the widths agree; not where trained ones will replace them all (`pretrained` off). Raises BadInput for a backbone or
+    weights that cannot be used, and sizes that do not go with it.
     """
-    weights = None if stage1 else load_weights(config.model.backbone)
+    weights = load_weights(config.model.backbone) if pretrained and not stage1 else None
     backbone = _backbone(config, weights)
     model = config.model
     fixed = anchored(model.regions, config.loss.anchor_radius) if model.name == "anchors" else None
@@ -113,7 +116,7 @@ def _take(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
 def _check_sizes(config: Config, stride: int) -> None:
     N, margin = config.data.image_size, config.data.crop_margin
     for name, value in (("image_size", N), ("crop_margin", margin)):
-        needed = name == "image_size" or config.data.crop == "map"
+        needed = name == "image_size" or config.data.crop == "map" or config.evaluation.views == "ten"
         if needed and value % stride:
             raise BadInput(
                 f"data.{name}",

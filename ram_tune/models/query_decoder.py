@@ -2,7 +2,10 @@
 another, and ML-Decoder (Ridnik et al., 2021), whose do not.
 
 Only the decoder: Query2Label's encoder layer before it is left out. Layers are Vaswani et al.'s (2017), normalised after
-each addition.
+each addition. From Query2Label's code it differs in that a label's embedding is its query's first state (there that is 0, and
+the embedding is added in every layer to the queries and keys of self-attention and to the queries of cross-attention), and in
+that no LayerNorm follows the last layer; from ML-Decoder's in that keys say where they are even without self-attention (there
+they never do), that queries are learned and not normalised first, and that the map's projection has no ReLU.
 
 Legend: B images, L labels, C H W feature map, n = H·W its cells, D width, Q heads.
 """

@@ -57,7 +57,7 @@ def anchors(regions: int, radius: float) -> Tensor:
 def anchored(regions: int, radius: float) -> Tensor:
     """(K, 4) regions of half the crop's size: the first in its centre, the others on their `anchors`."""
     placed = torch.tensor(CENTRED_HALF).repeat(regions, 1)
-    placed[1:, [TX, TY]] = anchors(regions, radius).float()
+    placed[1:, TX::2] = anchors(regions, radius).float()
     return placed
 
 
@@ -74,7 +74,8 @@ def of_crops(boxes: Tensor | None, crops: Tensor, image_size: int) -> Tensor | N
     x1, y1, x2, y2 = (boxes * image_size).unbind(-1)
     tx, ty = (x1 + x2 - 2 * left) / side - 1, (y1 + y2 - 2 * top) / side - 1
     found = torch.stack([(x2 - x1) / side, torch.where(mirrored > 0, -tx, tx), (y2 - y1) / side, ty], dim=-1)
-    whole = torch.tensor(IDENTITY, dtype=boxes.dtype, device=boxes.device)
+    whole = boxes.new_zeros(4)  # IDENTITY, made where it is needed: a copy from the host would be waited for
+    whole[SX::2].fill_(1)
     return torch.where(found.isnan(), whole, found)
 
 

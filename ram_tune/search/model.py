@@ -62,13 +62,17 @@ def required(config: Config) -> list[str]:
 
 def find_run(name: str) -> Path:
     """The folder or file that a RUN on a command line means: a path, or the id of a run in MLflow. Raises BadInput."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if re.fullmatch("[0-9a-f]{32}", name):
+    path, is_id = Path(name).expanduser(), re.fullmatch("[0-9a-f]{32}", name)
+    try:
+        if path.exists():
+            return path
+        places = {path.parent, Path(os.environ.get("RAM_TUNE_RESULTS") or "ram_tune_runs")} if not is_id else ()
+        known = {each.name: each for place in places if place.is_dir() for each in place.iterdir()}
+    except OSError as error:  # a name too long, a folder without permission
+        found = f"{error.filename} ({error.strerror})"
+        raise BadInput("RUN", found=found, expected="the folder of a run that can be read") from error
+    if is_id:
         return _folder_of(name)
-    places = {path.parent, Path(os.environ.get("RAM_TUNE_RESULTS") or "ram_tune_runs")}
-    known = {each.name: each for place in places if place.is_dir() for each in place.iterdir()}
     near = difflib.get_close_matches(path.name, known, n=1, cutoff=0.5)
     raise BadInput(
         "RUN",
@@ -221,20 +225,20 @@ def write(trained: Trained, folder: Path) -> None:
     if trained.config.model.edges and (edge_model := trained.config.model.proposals.edge_model):
         shutil.copy(edge_model, folder)
     if trained.platt:
-        platt = {"slope": trained.platt.slope.tolist(), "intercept": trained.platt.intercept.tolist()}
-        (folder / CALIBRATION).write_text(json.dumps(platt))
+        (folder / CALIBRATION).write_text(trained.platt.text())
 
 
 def read(folder: Path, device: str = "auto") -> Trained:
     """The `Trained` in a folder that `write` wrote."""
     from safetensors.torch import load_file
 
-    from ram_tune.training.trained import Trained, read_calibration
+    from ram_tune.evaluation.calibration import Platt
+    from ram_tune.training.trained import Trained
 
     config = _with_edges(from_json((folder / CONFIG).read_text(), str(folder / CONFIG)), folder)
     categories = json.loads((folder / CATEGORIES).read_text())
     file = folder / CALIBRATION
-    platt = read_calibration(file, len(categories)) if file.is_file() else None
+    platt = Platt.read(file, len(categories)) if file.is_file() else None
     return Trained.of(config, categories, load_file(folder / WEIGHTS), platt, device, str(folder))
 
 

@@ -26,6 +26,7 @@ from ram_tune.evaluation.views import Plan, represent
 from ram_tune.models.backbone import state_fingerprint
 from ram_tune.models.regions import anchors
 from ram_tune.training.cost import cost
+from ram_tune.training.results import write
 from ram_tune.training.run import Run
 
 REMEDY = "Lower training.learning_rate, or set training.clip_norm=1 or training.precision=fp32."
@@ -52,13 +53,16 @@ class Judged:
     metrics: dict[str, dict[str, float]]  # of both
     cost: dict[str, float]  # see training.cost
     platt: Platt | None = None  # where probabilities are not the sigmoid of the scores
+    single: Platt | None = None  # the same of single crops by the first network: for whoever uses it alone
 
 
 @torch.inference_mode()
 def evaluate(run: Run, source: Source) -> Scores:
     """The network's scores of every image of `source`, single crop; each rank sees its share, and hears of the rest."""
     run.network.eval()
-    ranks, scores, regions = run.ranks, [], []
+    ranks = run.ranks
+    scores = [torch.empty(0, len(run.dataset.categories), device=run.device)]  # all that a rank without an image has
+    regions = [torch.empty(0, getattr(run.network.head, "regions", 0), 4, device=run.device)]
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
     batch_size = run.config.execution.evaluation_batch_size
     for waiting in evaluation_batches(source, batch_size, ranks.rank, ranks.world):
@@ -108,13 +112,15 @@ def finish(runs: Sequence[Run]) -> Judged:
         decide = _by_svm(seen) if rule.classifier == "svm" else _by_network(seen)
         found = {role: Scores(decide(role), seen[0].regions(role)) for role in ("selection", "test")}
     platt = calibrate(run, found["selection"]) if rule.classifier == "network" else None
+    others = run.config.loss.classification == "euclidean" and found["selection"].terms is None  # no single crops
+    single = calibrate(run, evaluate(run, run.selection)) if others else platt
     judged = {
         role: label_metrics(run, role, scores, _likely(run, scores, platt)) | region_metrics(run, role, scores)
         for role, scores in found.items()
     }
     if (terms := found["selection"].terms) is not None:
         judged["selection"] |= dict(zip(("loss", *run.criterion.terms), terms.tolist(), strict=True))
-    return Judged(found, judged, cost(runs), platt)
+    return Judged(found, judged, cost(runs), platt, single)
 
 
 class _Seen:
@@ -149,10 +155,8 @@ class _Seen:
     def _rows(self, role: str) -> np.ndarray:
         run, source = self.run, self.run.whole(role)
         shape = len(source), self.width + len(run.dataset.categories) + 4 * getattr(run.network.head, "regions", 0)
-        images, boxes = run.annotations(role).fingerprint(), content(source.boxes)
-        key = digest(
-            [self.name, images, boxes, run.config.data.image_size, run.config.training.precision, run.device.type]
-        )
+        cached, boxes = Path(source.array.filename).stem, content(source.boxes)  # type: ignore[attr-defined]
+        key = digest([self.name, cached, boxes, run.config.training.precision, run.device.type])
         return rows(
             run.cache_dir, f"seen-{key}", shape, lambda: self._look(source), f"{role}: {self.plan.views} view(s)"
         )
@@ -166,6 +170,8 @@ class _Seen:
             with run.autocast():
                 views = represent(run.network, images.to(run.device), self.plan, boxes)
             parts = [views.representations, comparable(run.config, views.scores)]
+            if not all(part.isfinite().all() for part in parts):
+                raise NotFiniteError(f"what the network of epoch {run.epoch} makes of images is not finite. {REMEDY}")
             if views.regions is not None:
                 parts.append(views.regions[:, CENTRE if views.regions.shape[1] > 1 else 0].flatten(1))
             yield torch.cat(parts, dim=1).cpu().numpy()
@@ -233,16 +239,15 @@ def region_metrics(run: Run, role: str, found: Scores) -> dict[str, float]:
         return {}
     points = anchors(found.regions.shape[1], run.config.loss.anchor_radius).numpy()
     pulled = points if run.config.model.name == "rma" else None
-    statistics, images = region_statistics(found.regions, pulled), run.annotations(role)
+    statistics, images, data = region_statistics(found.regions, pulled), run.annotations(role), run.config.data
     if run.config.model.edges:
         given = run.whole(role).boxes
         assert given is not None
         statistics["filled_share"] = float(np.isnan(given).any(-1).mean())
     if images.boxes is None:
         return statistics
-    crops = np.tile(centre_crop(run.whole(role)), (len(images), 1))
-    size = run.config.data.image_size
-    return statistics | attention(found.regions, points, images.boxes, run.sizes(role), crops, size)
+    crops = np.tile(centre_crop(data, run.network.backbone.stride), (len(images), 1))
+    return statistics | attention(found.regions, points, images.boxes, run.sizes(role), crops, data.image_size)
 
 
 PICTURES = "pictures"
@@ -254,14 +259,13 @@ def write_pictures(run: Run, folder: Path) -> None:
     epochs = run.config.training.epochs
     due = run.epoch in (1, epochs) or run.epoch % -(-epochs // PICTURED_EPOCHS) == 0
     if run.attends and run.config.execution.pictures and due:
-        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-        (folder / PICTURES / f"{run.epoch:03}.jpg").write_bytes(encode(contact_sheet(drawn(run))))
+        write(folder / PICTURES / f"{run.epoch:03}.jpg", encode(contact_sheet(drawn(run))))
 
 
 @torch.inference_mode()
 def drawn(run: Run) -> list[Image.Image]:
     """The regions on the same few selection images for every model of a dataset, with the labels each scored highest."""
-    images, crop = run.annotations("selection"), centre_crop(run.selection)
+    images, crop = run.annotations("selection"), centre_crop(run.config.data, run.network.backbone.stride)
     chosen = pick(images, run.config.execution.pictures)
     batch = run.selection.crop(chosen, np.tile(crop, (len(chosen), 1))).to(run.device)
     run.network.eval()

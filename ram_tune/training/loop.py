@@ -73,36 +73,41 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float]:
     log = torch.zeros(steps, 1 + len(run.criterion.terms), device=run.device)
     started = time.perf_counter()
     network.train()
-    images = 0
+    n = len(run.train)
     batches = training_batches(run.train, config.batch_size, config.seed, epoch, ranks.rank, ranks.world)
     for step, batch in enumerate(batches):
-        log[step] = optimise(run, batch.to(run.device))
-        images += len(batch.targets) * ranks.world
+        whole = min(config.batch_size, n - step * config.batch_size)
+        log[step] = optimise(run, batch.to(run.device), whole)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             _require_finite(ranks.sum(log[: step + 1]), run, epoch)
             progress(step + 1, steps, float(log[step, 0]) / len(batch.targets))
     seconds = time.perf_counter() - started
-    means = (ranks.sum(log.sum(0)) / images).tolist()
+    means = (ranks.sum(log.sum(0)) / n).tolist()
     return {
         **dict(zip(("loss", *run.criterion.terms), means, strict=True)),
         "learning_rate": rate,
-        "images_per_second": len(run.train) / seconds,
+        "images_per_second": n / seconds,
     }
 
 
-def optimise(run: Run, batch: Batch) -> Tensor:
-    """One step of the optimiser on this rank's share of a batch, in `execution.accumulate` pieces → (1 + T,) summed loss
-    and terms of the share. Gradients are those of the mean over the whole batch: the shares are of one size, and DDP
-    averages over them.
+def optimise(run: Run, batch: Batch, whole: int = 0) -> Tensor:
+    """One step of the optimiser on this rank's share of a batch of `whole` images (0: all shares are of one size), in
+    `execution.accumulate` pieces → (1 + T,) summed loss and terms of the share. Gradients are those of the mean over the
+    whole batch: DDP averages over ranks, so that each image weighs `world / whole`, and one that only keeps its rank in
+    step (see `training_batches`) nothing.
     """
+    ranks = run.ranks
+    whole = whole or len(batch.targets) * ranks.world
+    weight = ranks.world if ranks.rank < whole else 0  # dealt out like cards: who comes later has none
     total = torch.zeros(1 + len(run.criterion.terms), device=run.device)
     run.optimizer.zero_grad(set_to_none=True)
-    for piece in batch.chunk(run.config.execution.accumulate):
+    # As many pieces on each rank, for DDP averages after each: what the smallest share allows.
+    for piece in batch.chunk(min(run.config.execution.accumulate, max(whole // ranks.world, 1))):
         with run.autocast():
             prediction = run.model(piece.inputs, run.given(piece))
         loss, terms = run.criterion(prediction, piece.targets)
-        (loss / len(batch.targets)).backward()
-        total += torch.cat([loss.detach()[None], terms])
+        (weight * loss / whole).backward()
+        total += bool(weight) * torch.cat([loss.detach()[None], terms])
     if run.config.training.clip_norm:
         nn.utils.clip_grad_norm_(run.network.parameters(), run.config.training.clip_norm)
     run.optimizer.step()

@@ -1,10 +1,12 @@
 """What a finished run leaves in its folder: metrics, per-label AP, every image's scores.
 
-config.yaml      the whole configuration
-metrics.json     fingerprints, best epoch, selection and test metrics, the history of epochs
-per_label.csv    AP of each label on test
-calibration.json slope and intercept of each label's probability, where it is not the sigmoid of the score
-scores.npz       ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
+config.yaml              the whole configuration
+metrics.json             fingerprints, best epoch, selection and test metrics, the history of epochs
+per_label.csv            AP of each label on test
+calibration.json         slope and intercept of each label's probability, where it is not the sigmoid of the score
+calibration_single.json  the same of single crops, by which a model is used alone, where scores.npz has others (of ten views,
+                         several scales, SVMs)
+scores.npz               ids, labels, scores and regions of every selection and test image (plain arrays, nothing pickled)
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ if TYPE_CHECKING:  # who only reads results need not import torch
     from ram_tune.training.run import Run
 
 CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
-CALIBRATION = "calibration.json"
+CALIBRATION, SINGLE = "calibration.json", "calibration_single.json"
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -61,8 +63,9 @@ def write_results(run: Run, judged: Judged, folder: Path) -> dict[str, Any]:
     write(folder / SCORES, _scores(run, judged))
     write(folder / PER_LABEL, _per_label(run, judged.scores["test"]))
     if judged.platt:
-        calibration = {"slope": judged.platt.slope.tolist(), "intercept": judged.platt.intercept.tolist()}
-        write(folder / CALIBRATION, json.dumps(calibration))
+        write(folder / CALIBRATION, judged.platt.text())
+    if judged.single and judged.single is not judged.platt:
+        write(folder / SINGLE, judged.single.text())
     summary = {
         "fingerprint": run.fingerprint,
         "dataset": run.dataset.fingerprint,

@@ -28,6 +28,7 @@ from ram_tune.models.regions import of_crops
 from ram_tune.models.reinforced import RARL
 from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
+from ram_tune.training.device import autocast, device_of, set_arithmetic
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
 
@@ -212,10 +213,8 @@ def prepare(
     `stage1` is the `best.pt` of `config.stage1_config()`, needed where that is not None, unless the run goes on from
     `last`, its own `last.pt`. Raises BadInput for data, weights and checkpoints that cannot be used.
     """
-    execution = config.execution
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    device = device_of(execution.device)
+    set_arithmetic(config)
+    device = device_of(config.execution.device)
     dataset = dataset or load(config.data, cache_dir)
     first = config.stage1_config()
     if first is None and stage1 is not None:
@@ -230,7 +229,7 @@ def prepare(
         if stage1 is None:
             raise BadInput("stage 1", found="no checkpoint", expected="the best.pt of this run's stage 1")
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
-    run = _assemble(config, dataset, cache_dir, device, start)
+    run = _assemble(config, dataset, cache_dir, device, identity(config, dataset), start)
     run.ranks = ranks
     if last is not None:
         run.restore(checkpoint.load(last, config, run.fingerprint))
@@ -240,9 +239,11 @@ def prepare(
 def load_trained(config: Config, cache_dir: Path, best: Sequence[Path], fingerprint: str) -> list[Run]:
     """Runs with trained weights, to be evaluated as `config` says, as a run of that `fingerprint`.
 
-    Each `best` comes from a training that may differ from `config` in `data` (not in its labels) and `evaluation`, and, where
-    that names several scales, in its image size. Raises BadInput for any other.
+    Each `best` comes from a training that may differ from `config` in what is not hashed (places, splits, execution) and in
+    `evaluation`, and, where that names several scales, in its image size; its labels must be the dataset's. Raises BadInput
+    for any other.
     """
+    set_arithmetic(config)
     dataset = load(config.data, cache_dir)
     runs = []
     for path in best:
@@ -259,49 +260,31 @@ def load_trained(config: Config, cache_dir: Path, best: Sequence[Path], fingerpr
                 expected=f"the {len(dataset.categories)} labels of {dataset.name} ({', '.join(dataset.categories[:3])}, …)",
                 remedy="Evaluate it on the dataset it was trained on, or one with the same labels.",
             )
-        backbone = own.model.backbone.model_copy(update={"weights": "none"})  # the checkpoint has them all
-        bare = own.model_copy(update={"model": own.model.model_copy(update={"backbone": backbone})})
-        run = _assemble(bare, dataset, cache_dir, device_of(config.execution.device), None)
+        # The checkpoint has all weights: the file that the backbone's came from need not be there.
+        run = _assemble(own, dataset, cache_dir, device_of(config.execution.device), fingerprint, pretrained=False)
         run.network.load_state_dict(content["network"])
-        run.config, run.fingerprint = own, fingerprint
         run.epoch = run.best_epoch = content["epoch"]
         runs.append(run)
     return runs
 
 
 def _assemble(
-    config: Config, dataset: Dataset, cache_dir: Path, device: torch.device, start: Mapping[str, Tensor] | None
+    config: Config,
+    dataset: Dataset,
+    cache_dir: Path,
+    device: torch.device,
+    fingerprint: str,
+    start: Mapping[str, Tensor] | None = None,
+    *,
+    pretrained: bool = True,
 ) -> Run:
     torch.manual_seed(config.training.seed)
-    network = build(config, len(dataset.categories), start).to(device)
+    network = build(config, len(dataset.categories), start, pretrained=pretrained).to(device)
     pulled = (
         config.model.regions if config.model.name == "rma" else 0
     )  # where regions are given there is nothing to pull
     criterion = Criterion(config.loss, pulled, isinstance(network.head, RARL)).to(device)
-    fingerprint, optimizer = identity(config, dataset), _adam(config, network)
-    return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, optimizer)
-
-
-def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 where the configuration asks for it and the device has it."""
-    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.autocast(device.type, torch.bfloat16, enabled=able and config.training.precision == "bf16")
-
-
-def device_of(name: str) -> torch.device:
-    """`auto`, or a torch device by name. Raises BadInput for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(
-            "execution.device",
-            found=f"{name!r} ({reason})",
-            expected="a device of this machine",
-            remedy="Such as auto, cpu, cuda or cuda:1.",
-        ) from error
+    return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, _adam(config, network))
 
 
 def _adam(config: Config, network: Network) -> torch.optim.Optimizer:

@@ -5,7 +5,6 @@ Legend: B images, N image side in pixels, K regions, L labels, C H W feature map
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,10 @@ from ram_tune.models.network import Network, build
 from ram_tune.models.regions import of_crops, to_pixels
 from ram_tune.presets import from_json
 from ram_tune.training import checkpoint
-from ram_tune.training.judging import comparable
+from ram_tune.training.device import autocast, device_of, set_tf32
+from ram_tune.training.judging import NotFiniteError, comparable
 from ram_tune.training.local import CHECKPOINTS
-from ram_tune.training.results import CALIBRATION
-from ram_tune.training.run import autocast, device_of
+from ram_tune.training.results import CALIBRATION, SINGLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class Trained:
     categories: tuple[str, ...]
     network: Network  # on `device`, in evaluation mode
     device: torch.device
-    platt: Platt | None = None  # only where scores are no log-odds
+    platt: Platt | None = None  # of single crops; only where scores are no log-odds
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Trained:
@@ -72,8 +71,8 @@ class Trained:
                 remedy=f"Name its {checkpoint.BEST}.",
             )
         folders = [best.parent] + [best.parent.parent] * (best.parent.name == CHECKPOINTS)
-        files = [file for folder in folders if (file := folder / CALIBRATION).is_file()]
-        platt = read_calibration(files[0], len(content["categories"])) if files else None
+        places = [folder / name for folder in folders for name in (SINGLE, CALIBRATION)]
+        platt = next((Platt.read(file, len(content["categories"])) for file in places if file.is_file()), None)
         config = from_json(content["config"], str(best))
         return cls.of(config, content["categories"], content["network"], platt, device, str(best))
 
@@ -88,11 +87,9 @@ class Trained:
         where: str,
     ) -> Trained:
         """From its parts; `where` they are from is named in the BadInput for weights that do not fit."""
+        set_tf32(config)
         chosen = device_of(device)
-        # The backbone's own weights are all in `state`: the file or download they came from is not needed.
-        backbone = config.model.backbone.model_copy(update={"weights": "none"})
-        model = config.model.model_copy(update={"backbone": backbone})
-        network = build(config.model_copy(update={"model": model}), len(categories))
+        network = build(config, len(categories), pretrained=False)  # `state` has all weights
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -112,7 +109,7 @@ class Trained:
     def predict(self, images: Sequence[Image.Image]) -> list[Found]:
         """What the network says of each image, resized and scored as a run does its test images.
 
-        It sees the centre crop alone, whatever `evaluation` says of views, scales and SVMs.
+        It sees the centre crop alone, whatever `evaluation` says of views, scales and SVMs. Raises NotFiniteError.
         """
         step = self.config.execution.evaluation_batch_size
         return [found for start in range(0, len(images), step) for found in self._batch(images[start : start + step])]
@@ -153,6 +150,8 @@ class Trained:
         with autocast(self.config, self.device):
             prediction = self.network(batch.inputs, of_crops(batch.boxes, batch.crops, N))
         values = comparable(config, prediction.scores.float()).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise NotFiniteError("the network's scores are not finite: its training broke down.")
         likely = probabilities(values, config.loss.classification, self.platt) if self.has_probabilities else None
         if prediction.regions is None:
             region, boxes = None, np.empty((len(images), 0, 4))
@@ -177,24 +176,6 @@ class Trained:
         with autocast(self.config, self.device):
             maps = self.network.backbone(torch.from_numpy(images).to(self.device))
         return maps.to(torch.bfloat16).contiguous().cpu().view(torch.uint16).numpy()[:, None]
-
-
-def read_calibration(path: Path, labels: int) -> Platt:
-    """The Platt of `labels` labels in a calibration.json. Raises BadInput."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        platt = Platt(*(np.asarray(tree[name], np.float64) for name in ("slope", "intercept")))
-        fits = all(each.shape == (labels,) and np.isfinite(each).all() for each in (platt.slope, platt.intercept))
-    except (OSError, ValueError, KeyError, TypeError):
-        platt, fits = None, False
-    if platt is None or not fits:
-        raise BadInput(
-            path,
-            found="a damaged file, or that of another model",
-            expected=f"slope and intercept, {labels} numbers each",
-            remedy="Remove it to do without probabilities.",
-        )
-    return platt
 
 
 def find_weights(path: str | Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -74,6 +76,28 @@ def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch
     with pytest.raises(BadInput, match=r"free.*expected.*GB for the cache.*--cache-dir"):
         cache.resized_images(dataset(tmp_path), Data(image_size=32, crop_margin=0), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+def test_a_disk_that_fills_meanwhile_is_bad_input_and_not_the_end_of_the_process(tmp_path, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(BadInput, match=r"free \(No space left on device\).*GB for the cache.*--cache-dir"):
+        cache.resized_images(dataset(tmp_path), Data(image_size=32, crop_margin=0), tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+def test_room_is_reserved_before_anything_is_computed(tmp_path):
+    seen = []
+
+    def pieces():
+        (file,) = (tmp_path / "cache").glob("*.partial")
+        seen.append(file.stat())
+        yield np.ones((1000, 100), np.float32)
+
+    cache.rows(tmp_path / "cache", "ones", (1000, 100), pieces, "counting")
+    assert seen[0].st_blocks * 512 >= seen[0].st_size > 400_000  # a file with holes has fewer blocks
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

@@ -76,10 +76,19 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
+def odd_exif() -> bytes:
+    """A JPEG to be turned, whose EXIF has a text where a resolution belongs: Pillow raises TypeError."""
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    ramp(20, 20).save(stream, "JPEG", exif=exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x1a\x00\x02"))
+    return stream.getvalue()
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (odd_exif(), "damaged"),
         (b"not an image", "no image"),
         (b"", "no image"),
         (jpeg()[:-900], "damaged"),

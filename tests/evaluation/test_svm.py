@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from ram_tune.errors import BadInput
 from ram_tune.evaluation import svm as module
 from ram_tune.evaluation.calibration import sigmoid
-from ram_tune.evaluation.svm import LinearSVM, decisions, fit, load, save
+from ram_tune.evaluation.svm import LinearSVM, decisions, fit
 
 CS = (0.01, 0.1, 1.0, 10.0)
 
@@ -156,29 +155,3 @@ def test_what_is_not_finite_is_counted():
     X[3, 2] = np.nan
     with pytest.raises(ValueError, match="representations: found 1 of 1800 not finite"):
         fit(X, targets, None, CS, 3)
-
-
-def test_saved_and_loaded(tmp_path):
-    X, targets = draw(8)
-    found = fit(X, targets, None, CS, 3)
-    save(found, tmp_path / "svm")
-    again = load(tmp_path / "svm")
-    assert_same(found, again)
-    assert isinstance(again.c, float)
-    np.testing.assert_array_equal(decisions(again, X), decisions(found, X))
-
-
-@pytest.mark.parametrize("kind", ["absent", "text", "pickle", "array", "other arrays"])
-def test_other_files_are_refused(tmp_path, kind):
-    path = tmp_path / "svm.npz"
-    if kind == "text":
-        path.write_text("no arrays")
-    elif kind == "pickle":
-        np.savez(path, **{name: np.array([object()]) for name in ("weight", "bias", "trained", "c", "cs", "mean_ap")})
-    elif kind == "array":
-        np.save(path.with_suffix(".npy"), np.zeros(3))
-        path.with_suffix(".npy").rename(path)
-    elif kind == "other arrays":
-        np.savez(path, weight=np.zeros(3))
-    with pytest.raises(BadInput, match=r"svm\.npz"):
-        load(path)

@@ -49,6 +49,44 @@ def test_any_torchvision_backbone_by_name_and_layer():
     assert backbone(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape == (1, 256, 4, 4)
 
 
+@pytest.mark.parametrize("name", ["vgg16", "efficientnet_v2_l"])
+def test_pixels_are_normalised_as_the_named_weights_had_them(name):
+    backbone = Backbone(BackboneConfig(name=name, layer="features.4", weights="IMAGENET1K_V1"))
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    how = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms(crop_size=32, resize_size=32)
+    with torch.no_grad():
+        wanted = backbone.eval().layers(how(pixels.permute(0, 3, 1, 2)))
+        torch.testing.assert_close(backbone(pixels), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trained_network_keeps_the_normalisation_of_the_weights_it_started_from():
+    fields = {"model.backbone.name": "efficientnet_v2_l", "model.backbone.layer": "features.1", "stage1.epochs": 0}
+    network = build(from_fields({**fields, "model.projection_size": 8}), 3, pretrained=False)
+    assert network.backbone.mean.flatten().tolist() == [127.5] * 3
+
+
+def test_googlenet_has_its_own_normalisation_where_it_has_weights(tmp_path):
+    theirs = torchvision.models.googlenet(weights=None, init_weights=False, transform_input=True).eval()
+    path = tmp_path / "googlenet.pth"
+    torch.save(theirs.state_dict(), path)
+    config = BackboneConfig(name="googlenet", layer="inception3b", weights=str(path))
+    ours, found = Backbone(config, load_weights(config)).eval(), []
+    theirs.inception3b.register_forward_hook(lambda *call: found.append(call[2]))
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        theirs(
+            ((pixels / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])).permute(
+                0, 3, 1, 2
+            )
+        )
+        torch.testing.assert_close(ours(pixels), found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_that_does_not_grow_with_the_image_is_refused():
+    with pytest.raises(BadInput, match="a feature map, one that grows"):
+        Backbone(BackboneConfig(name="resnet18", layer="avgpool", weights="none"))
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_batch_norm_keeps_its_statistics(frozen):
     backbone = Backbone(

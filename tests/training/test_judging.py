@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.evaluate import main
-from ram_tune.presets import configure, from_fields, parse_set
+from ram_tune.models.network import Network
+from ram_tune.presets import configure, from_fields, from_json, parse_set
+from ram_tune.training import checkpoint
 from ram_tune.training.judging import evaluate, finish
 from ram_tune.training.local import train_in_folder
+from ram_tune.training.results import read_config
 from ram_tune.training.run import Run, load_trained
 
 
@@ -190,6 +196,49 @@ def test_the_command_line_prints_and_keeps_what_it_found(trained, tmp_path, monk
     assert f"{100 * found['mAP']:.1f}" in said
 
 
+@pytest.mark.parametrize("how", [[], ["--views", "ten", "--classifier", "svm"]])
+def test_a_network_that_is_broken_or_does_not_fit_is_one_line(trained, tmp_path, monkeypatch, capsys, how):
+    content = checkpoint.load(best(trained[64]))
+    content["network"]["head.feature.bias"].fill_(torch.nan)
+    config = from_json(content["config"], "test")
+    checkpoint.save(tmp_path / "best.pt", content, config, content["fingerprint"])
+    places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / "best.pt"), *places, *how]) == 1
+    assert re.fullmatch(r"error: .*not finite.*\n", capsys.readouterr().err.splitlines(keepends=True)[-1])
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Network, "forward", full)
+    assert main([str(trained[64]), *places, *how]) == 1
+    assert "lower execution.evaluation_batch_size" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_was_seen_of_images_is_seen_anew_where_they_change(pictures, tmp_path):
+    shutil.copytree(pictures.parent, tmp_path / "own")
+    config = at(tmp_path / "own" / "labels.csv", 64, "evaluation.views=ten", "model.name=whole_image")
+    train_in_folder(config, tmp_path / "run", tmp_path / "cache")
+
+    def scores() -> np.ndarray:
+        return finish(load_trained(config, tmp_path / "cache", [best(tmp_path / "run")], "x")).scores["test"].scores
+
+    before, picture = scores(), tmp_path / "own" / "35.png"
+    size = picture.stat().st_size
+    Image.new("RGB", (64, 64), "white").save(picture)  # of the same size in bytes, as a BMP saved anew would be
+    picture.write_bytes(picture.read_bytes() + bytes(size - picture.stat().st_size))
+    after = scores()
+    assert picture.stat().st_size == size
+    np.testing.assert_array_equal(after[:-1], before[:-1])
+    assert np.abs(after[-1] - before[-1]).max() > 1e-4
+
+
+def test_paths_are_kept_from_the_root(trained, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    folders = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    main([str(trained[64]), *folders, "--set", f"data.file={pictures.name}"])
+    assert read_config(tmp_path / "out").data.file == str(pictures)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -255,8 +304,6 @@ def test_rarl_has_ten_views_and_two_scales(reinforced, pictures, tmp_path, class
 
 
 def test_rarl_starts_from_stage_1_and_says_where_its_labels_come_from(pictures, tmp_path):
-    from PIL import Image
-
     from ram_tune.training.trained import Trained
 
     more = *RARL, "stage1.epochs=1", "model.reinforced.rollouts=2"

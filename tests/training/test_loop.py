@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ram_tune.data.batches import training_batches
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.training import checkpoint
-from ram_tune.training.judging import NotFiniteError, finish
+from ram_tune.training.judging import NotFiniteError, finish, write_pictures
 from ram_tune.training.local import train_in_folder
 from ram_tune.training.loop import fit, learning_rate, optimise, train_epoch
 from ram_tune.training.run import Run, prepare
@@ -167,6 +168,32 @@ def test_cached_maps_give_what_convolving_gives(config, tmp_path):
     assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)  # maps are kept in bfloat16
 
 
+def test_how_a_run_computes_is_not_left_to_the_next(config, tmp_path):
+    def found() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
+
+    torch.backends.cudnn.benchmark = True
+    exact = changed(config, "stage1.epochs=0", "execution.deterministic=on", "training.precision=fp32")
+    prepare(exact, tmp_path)
+    assert found() == (True, False, False)
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # region sampling has no such gradient on a GPU
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    prepare(changed(config, "stage1.epochs=0"), tmp_path)
+    assert found() == (False, False, True)
+
+
+def test_deterministic_runs_end_in_the_same_bits(config, tmp_path):
+    config = changed(config, "stage1.epochs=0", "execution.deterministic=on")
+    ended = []
+    for _ in range(2):
+        run = prepare(config, tmp_path)
+        list(fit(run))
+        ended.append(run.state())
+    torch.use_deterministic_algorithms(False)
+    assert_same_state(*ended)
+
+
 def test_a_device_that_is_not_there_is_named(config, tmp_path):
     with pytest.raises(BadInput, match=r"execution\.device: found 'gpu'"):
         prepare(changed(config, "stage1.epochs=0", "execution.device=gpu"), tmp_path)
@@ -224,19 +251,35 @@ def test_a_damaged_metrics_file_is_named(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "margin", "crop", "words"), [(72, 8, "pixels", "data.image_size"), (64, 8, "map", "data.crop_margin")]
+    ("size", "margin", "how", "words"),
+    [
+        (72, 8, "data.crop=pixels", "data.image_size"),
+        (64, 8, "data.crop=map", "data.crop_margin"),
+        (64, 8, "evaluation.views=ten", "data.crop_margin"),  # before training, not after it
+    ],
 )
-def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size, margin, crop, words):
+def test_sizes_that_do_not_go_with_the_stride_are_refused(config, tmp_path, size, margin, how, words):
     bad = changed(
         config,
         f"data.image_size={size}",
         f"data.crop_margin={margin}",
-        f"data.crop={crop}",
+        how,
         "model.backbone.trainable=none",
         "stage1.epochs=0",
     )
     with pytest.raises(BadInput, match=rf"{words}.*multiple of 16"):
         prepare(bad, tmp_path)
+
+
+def test_a_picture_is_there_whole_or_not_at_all(config, tmp_path, monkeypatch):
+    run = prepare(changed(config, "stage1.epochs=0"), tmp_path)
+    run.epoch = 1
+    monkeypatch.setattr(Path, "replace", lambda *_: None)  # killed just before
+    write_pictures(run, tmp_path)
+    assert not list(tmp_path.rglob("*.jpg"))
+    monkeypatch.undo()
+    write_pictures(run, tmp_path)
+    assert [file.name for file in (tmp_path / "pictures").glob("*.jpg")] == ["001.jpg"]
 
 
 def test_killed_while_an_epoch_is_saved_best_and_last_belong_together(config, tmp_path):

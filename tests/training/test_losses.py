@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ram_tune.config import Loss
-from ram_tune.models.regions import anchors
+from ram_tune.models.regions import anchors, of_crops
 from ram_tune.models.whole_image import Policy, Prediction
 from ram_tune.training import losses
 from ram_tune.training.losses import Criterion
@@ -65,6 +66,35 @@ def test_scale_counts_mirrored_sizes_by_their_absolute_value():
 def test_positive():
     # Below 0.1: −0.1 by 0.2 and 0.05 by 0.05; in the second image −0.9 by 1.0.
     assert losses.positive(REGIONS, 0.1).tolist() == pytest.approx([0.25, 1.0])
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations within."""
+
+    def __enter__(self):
+        self.names: set[str] = set()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_is_brought_from_the_host_in_a_step():
+    regions, boxes = torch.rand(2, 5, 4, requires_grad=True), torch.rand(2, 5, 4)
+    points, crops = anchors(5, 0.7).float(), torch.tensor([[0, 0, 64, 0], [8, 8, 64, 1]])
+    with Operations() as operations:
+        losses.anchor(regions, points).sum().backward()
+        (losses.scale(regions, 0.5) + losses.positive(regions, 0.1)).sum().backward()
+        of_crops(boxes, crops, 80)
+    assert not operations.names & {"index", "index_put", "_index_put_impl_", "lift_fresh"}  # on a GPU they would wait
+
+
+@pytest.mark.parametrize("focus", [0.0, 0.5, 1.0, 4.0])
+def test_asymmetric_has_a_gradient_where_probabilities_are_0_or_1(focus):
+    scores = torch.tensor([[200.0, -200.0, 200.0, -200.0, -3.5]], requires_grad=True)
+    losses.asymmetric(scores, torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]]), focus, focus, 0.05).sum().backward()
+    assert scores.grad.isfinite().all()
 
 
 def test_gradcheck():

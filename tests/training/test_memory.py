@@ -23,13 +23,20 @@ from ram_tune.training.memory import telling_what_does_not_fit, too_large
 def test_the_batch_size_is_named_and_what_each_process_holds_of_it(fields, world, at_once, pieces):
     config = configure("voc2007", overrides=parse_set(["training.batch_size=16", *fields]))
     assert too_large(config, "why", world) == (
-        f"out of memory with training.batch_size=16{at_once}, data.image_size=512 (why). "
-        f"Set execution.accumulate={pieces}, which computes the same in smaller pieces, or lower training.batch_size."
+        f"out of memory with training.batch_size=16{at_once}, execution.evaluation_batch_size=32, data.image_size=512 (why). "
+        f"Set execution.accumulate={pieces}, which computes the same in smaller pieces, or lower training.batch_size; "
+        "where it was not training, lower execution.evaluation_batch_size."
     )
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."),
+        MemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory\nMore."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_each_way_to_run_out_is_the_same_to_a_person(error):
     with (

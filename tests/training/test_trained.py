@@ -166,6 +166,18 @@ def test_probabilities_need_a_calibration(train, tmp_path):
     assert trained.labels(found, threshold=1.0) == []
 
 
+@pytest.mark.parametrize("how", ["evaluation.views=ten", "evaluation.classifier=svm"])
+def test_a_model_used_alone_has_the_calibration_of_what_it_then_sees(train, tmp_path, how):
+    config, folder = train("training.precision=fp32")
+    image = test_images(config, tmp_path)[:1]
+    (wanted,) = Trained.load(folder).predict(image)
+    shutil.rmtree(folder)
+    train("training.precision=fp32", how)  # the same network, judged in another way
+    (found,) = Trained.load(folder).predict(image)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"slope": [1, 1], "intercept": [1, 1]}', '{"slope": [1,1,NaN], "intercept": [1,1,1]}']
 )
