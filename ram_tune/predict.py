@@ -49,8 +49,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--run",
         required=True,
-        help="the trained model: a run's folder, its best.pt, or its id in MLflow "
-        "($MLFLOW_TRACKING_URI, else mlflow.db in this folder)",
+        help="the trained model: a run's folder, its best.pt, its id in MLflow, or a registered model such as "
+        "constraints-scenes@best ($MLFLOW_TRACKING_URI, else mlflow.db in this folder)",
     )
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="at most so many labels of an image (default: 5)"

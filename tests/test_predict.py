@@ -254,12 +254,19 @@ def test_a_run_in_mlflow(run, photos, tmp_path, monkeypatch, capsys):
     main(["photos/b.png", "--run", str(run), "--json"])
     assert capsys.readouterr().out == with_id
 
+    client.create_registered_model("labels")
+    version = client.create_model_version("labels", str(tmp_path), here).version
+    client.set_registered_model_alias("labels", "best", version)
+    main(["photos/b.png", "--run", "labels@best", "--json"])
+    assert capsys.readouterr().out == with_id
+
     search = client.create_run(experiment).info.run_id
     gone = client.create_run(experiment, tags={CHECKPOINT: "/nowhere"}).info.run_id
     for run_id, words in (
         (search, "name one of those below it"),
         (gone, "no folder /nowhere"),
         ("f" * 32, "not found"),
+        ("labels@worst", "RUN labels@worst: .*expected a registered model in MLflow"),
     ):
         with pytest.raises(BadInput, match=words):
             main(["photos/b.png", "--run", run_id])

@@ -61,8 +61,10 @@ def required(config: Config) -> list[str]:
 
 
 def find_run(name: str) -> Path:
-    """The folder or file that a RUN on a command line means: a path, or the id of a run in MLflow. Raises BadInput."""
-    path, is_id = Path(name).expanduser(), re.fullmatch("[0-9a-f]{32}", name)
+    """The folder or file that a RUN on a command line means: a path, the id of a run in MLflow, or a registered model's
+    name and alias, `constraints-scenes@best`. Raises BadInput.
+    """
+    path, is_id = Path(name).expanduser(), re.fullmatch(r"[0-9a-f]{32}|[\w.+-]+@[\w-]+", name)
     try:
         if path.exists():
             return path
@@ -77,28 +79,31 @@ def find_run(name: str) -> Path:
     raise BadInput(
         "RUN",
         found=f"{name}, which is not there",
-        expected="the folder of a run, its best.pt, or the 32 hex digits of its id in MLflow",
+        expected="the folder of a run, its best.pt, the 32 hex digits of its id in MLflow, or NAME@best",
         remedy=f"Did you mean {known[near[0]]}?" if near else "",
     )
 
 
-def _folder_of(run_id: str) -> Path:
+def _folder_of(name: str) -> Path:
     uri = tracking_uri("")
     file, place = sqlite_file(uri), f"MLflow at {masked(uri)}"
     remedy = "Set MLFLOW_TRACKING_URI to where it was recorded, or name the run's folder."
     if file and not file.is_file():  # MLflow would make one
-        raise BadInput(f"RUN {run_id}", found=f"no file {file}", expected="MLflow's record", remedy=remedy)
+        raise BadInput(f"RUN {name}", found=f"no file {file}", expected="MLflow's record", remedy=remedy)
     prepare()
     from mlflow import MlflowClient
 
     try:
-        tags = MlflowClient(uri).get_run(run_id).data.tags
+        client, (model, _, alias) = MlflowClient(uri), name.partition("@")
+        run_id = client.get_model_version_by_alias(model, alias).run_id if alias else name
+        tags = client.get_run(str(run_id)).data.tags
     except Exception as error:  # MLflow's, SQLAlchemy's, the network's
         reason = masked(str(error)).strip().partition("\n")[0]
-        raise BadInput(f"RUN {run_id}", found=f"{reason}", expected=f"a run in {place}", remedy=remedy) from error
+        expected = f"a registered model in {place}" if "@" in name else f"a run in {place}"
+        raise BadInput(f"RUN {name}", found=f"{reason}", expected=expected, remedy=remedy) from error
     if CHECKPOINT not in tags:
         raise BadInput(
-            f"RUN {run_id}",
+            f"RUN {name}",
             found=f"a run without the tag {CHECKPOINT} in {place}",
             expected="a finished training run",
             remedy="A search's own run has no weights: name one of those below it.",
@@ -106,7 +111,7 @@ def _folder_of(run_id: str) -> Path:
     folder = Path(tags[CHECKPOINT])
     if not folder.exists():
         raise BadInput(
-            f"RUN {run_id}",
+            f"RUN {name}",
             found=f"no folder {folder}",
             expected="its weights there",
             remedy="They are on another machine?",
