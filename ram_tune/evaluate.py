@@ -26,7 +26,8 @@ examples:
   python -m ram_tune.evaluate 0123456789abcdef0123456789abcdef --split val     a run in MLflow, another split
   python -m ram_tune.evaluate RUN --address 10.0.0.1:6379                      in a worker of that cluster
 
-RUN: the folder of a run, its best.pt, the id of its run in MLflow, or a registered model, constraints-scenes@best ($MLFLOW_TRACKING_URI, else mlflow.db in this folder)"""
+RUN: the folder of a run, its best.pt, the id of its run in MLflow, or a registered model
+such as constraints-scenes@best ($MLFLOW_TRACKING_URI, else mlflow.db in this folder)"""
 
 FIGURES = "mAP", "mAP_11", "CP", "CR", "CF1", "OP", "OR", "OF1"
 CONTROLS = "", "_anchors", "_centre", "_random", "_shuffled"

@@ -42,20 +42,28 @@ def pids(command: str, folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("role", ["ray::ImplicitFunc", "ray::RayTrainWorker", "ray::TrainController", "ray::Desk"])
-def test_a_process_that_is_lost_is_replaced_within_the_search(pictures, tiny, tmp_path, role):
+ROLES = {  # at which epoch the process of that role is killed
+    4: "ray::ImplicitFunc",  # Tune's trial
+    16: "ray::RayTrainWorker",
+    28: "ray::TrainController",
+    40: "ray::Desk",
+}
+
+
+def test_processes_that_are_lost_one_after_another_are_replaced_within_the_search(pictures, tiny, tmp_path):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=60"]
     searches = Searches(tmp_path, pictures, fields)
-    search = searches.start("constraints", "--arms", "A+S")
-    said = []
+    search, said, left = searches.start("constraints", "--arms", "A+S"), [], dict(ROLES)
     for line in search.stdout:
         said.append(line)
-        if line.startswith("A+S") and "epoch   4/60" in line:
+        for epoch in [epoch for epoch in left if line.startswith("A+S") and f"epoch {epoch:>3}/60" in line]:
+            role = left.pop(epoch)
             found = pids(role, tmp_path)
             assert found, f"no process {role}"
             for pid in found:
                 os.kill(pid, signal.SIGKILL)
     assert search.wait() == 0, "".join(said)
+    assert not left, "".join(said)
     parent, children = searches.children("constraints-labels")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 61))
