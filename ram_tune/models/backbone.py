@@ -152,9 +152,8 @@ class _Map(nn.Module):
 
 def _options(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
     """What torchvision's constructor is to be told, since it is not given the weights."""
-    if (
-        config.name == "googlenet"
-    ):  # its weights are those of images normalised in another way, which it then does itself
+    # GoogLeNet's weights are those of pixels normalised in another way, to which it then turns ImageNet's itself.
+    if config.name == "googlenet":
         return {"transform_input": config.weights != "none", "init_weights": weights is None, "aux_logits": False}
     # Where weights follow, VGG's own initialisation would be work for nothing: a second for fc6 and fc7 alone.
     return {"init_weights": False} if weights is not None and config.name.startswith("vgg") else {}
