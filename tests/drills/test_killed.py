@@ -27,7 +27,7 @@ pruner: hyperband
 budget: {trials: 8}
 confirm: 2
 """
-ARMS = "none", "S+P", "A+S", "A+P", "A+S+P"
+ARMS = "none", "A+S", "A+P"
 
 
 def pids(command: str, folder: Path) -> list[int]:
@@ -109,7 +109,7 @@ def test_one_of_two_workers_of_a_run_is_lost(pictures, tiny, tmp_path, workers):
 def test_killed_again_and_again(pictures, tiny, tmp_path, workers):
     fields = [field for field in tiny if not field.startswith("training.epochs")] + ["training.epochs=12"]
     searches = Searches(tmp_path, pictures, fields)
-    options = "--workers", str(workers), "--concurrency", "1"
+    options = "--workers", str(workers), "--concurrency", "1", "--arms", *ARMS
     moments = (
         ("stage 1", "epoch   1/2", signal.SIGKILL),
         ("none ·", "epoch   5/12", signal.SIGKILL),

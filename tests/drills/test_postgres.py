@@ -29,7 +29,7 @@ from ram_tune.search.study import open_study
 pytestmark = pytest.mark.drill
 
 RUNS, EPOCHS = 8, 50
-STAGES = 7  # of ten epochs each, with something lost in each but the last
+STAGES = 7  # of some seven epochs each, with something lost between most of them
 EPOCH_SECONDS = 0.2
 
 
