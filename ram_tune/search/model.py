@@ -22,7 +22,7 @@ import ram_tune
 from ram_tune.config import Config, Execution
 from ram_tune.errors import BadInput
 from ram_tune.options import tracking_uri
-from ram_tune.presets import from_json
+from ram_tune.presets import from_json, is_path
 from ram_tune.search.sender import masked, prepare, sqlite_file
 
 if TYPE_CHECKING:  # the command lines look a run up before they import torch
@@ -256,7 +256,10 @@ def answers(trained: Trained, images: Sequence[Image]) -> list[dict[str, Any]]:
 def _portable(config: Config) -> Config:
     """Without the places it knows on this machine."""
     backbone = config.model.backbone
-    backbone = backbone.model_copy(update={"weights": Path(backbone.weights).name})
+    weights = Path(backbone.weights).name
+    if is_path(backbone.weights) and not is_path(weights):  # else it would pass for one of torchvision's names
+        weights = f"./{weights}"
+    backbone = backbone.model_copy(update={"weights": weights})
     model = _with_edges(config, Path()).model.model_copy(update={"backbone": backbone})
     return config.model_copy(
         update={

@@ -14,6 +14,7 @@ from forest import write_forest
 from PIL import Image
 
 from ram_tune.errors import BadInput
+from ram_tune.models.network import build
 from ram_tune.presets import configure, parse_set
 from ram_tune.search.model import answers, card, log_model, read, register, required, write
 from ram_tune.training.local import train_in_folder
@@ -79,6 +80,18 @@ def close(one, other):
     if isinstance(one, list):
         return len(one) == len(other) and all(map(close, one, other))
     return one == pytest.approx(other, abs=2e-5) if isinstance(one, float) else one == other
+
+
+@pytest.mark.parametrize("weights", ["/gone/weights.pth", "/gone/weights", "IMAGENET1K_V1", "none"])
+def test_a_model_is_read_without_the_weights_its_backbone_started_from(tmp_path, weights):
+    name, layer = "model.backbone.name=shufflenet_v2_x0_5", "model.backbone.layer=stage2"
+    small = name, layer, "model.projection_size=8", "model.hidden_size=8", "model.feature_size=8"
+    config = configure("voc2007", overrides=parse_set([*small, f"model.backbone.weights={weights}"]))
+    state = build(config, 2, pretrained=False).state_dict()
+    write(Trained.of(config, ["a", "b"], state, None, "cpu", "here"), tmp_path / "model")
+    assert "gone" not in (tmp_path / "model" / "config.json").read_text()
+    again = read(tmp_path / "model", "cpu")
+    assert again.network.state_dict().keys() == state.keys()
 
 
 def test_plain_files_hold_the_whole_model(run, tmp_path):
