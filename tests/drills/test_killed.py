@@ -27,7 +27,7 @@ pruner: hyperband
 budget: {trials: 8}
 confirm: 2
 """
-ARMS = "none", "A+S", "A+P"
+ARMS = "none", "A+S"
 
 
 def pids(command: str, folder: Path) -> list[int]:
@@ -114,7 +114,7 @@ def test_killed_again_and_again(pictures, tiny, tmp_path, workers):
         ("stage 1", "epoch   1/2", signal.SIGKILL),
         ("none ·", "epoch   5/12", signal.SIGKILL),
         ("A+S ·", "epoch   3/12", signal.SIGINT),  # as Ctrl-C in a terminal, which tells the whole group
-        ("A+P ·", "epoch   7/12", signal.SIGKILL),
+        ("A+S ·", "epoch   7/12", signal.SIGKILL),
     )
     for start, text, signal_ in moments:
         search = searches.start("constraints", *options)
