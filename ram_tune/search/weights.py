@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ram_tune.errors import error_line
+from ram_tune.search.findings import plural
 from ram_tune.search.jobs import Job, Keep, Outcome
 from ram_tune.search.record import About, Record
 from ram_tune.search.study import OBJECTIVE, Study
@@ -79,7 +80,7 @@ def register(
     except Exception as error:  # MLflow's, the network's: the search is over and well
         return [f"Not every arm's model was registered: {error_line(str(error))}. The same command tries again."]
     by = "the search's objective" if drawn else OBJECTIVE.replace("/", " ")
-    return [f"Registered in MLflow: {len(runs)} versions of {name}; the best by {by} is {name}@{BEST_ALIAS}."]
+    return [f"Registered in MLflow: {plural(len(runs), 'version')} of {name}; the best by {by} is {name}@{BEST_ALIAS}."]
 
 
 def _versions(study: Study) -> dict[str, str]:

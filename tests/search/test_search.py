@@ -72,7 +72,7 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())["test"]
     for name in ("mAP", "CF1", "OF1"):
         assert arm.data.metrics[f"test/{name}"] == pytest.approx(plain[name], abs=1e-9)
-    assert "Registered as three-labels in MLflow, A+S+P · seed 0 is three-labels@best" in done.stdout
+    assert "1 version of three-labels; the best by selection mAP is three-labels@best" in done.stdout
     (version,) = client.search_model_versions("name = 'three-labels'")
     assert version.run_id == arm.info.run_id and version.tags["ram_tune.setting"] == "A+S+P"
     assert client.get_model_version_by_alias("three-labels", "best").version == version.version
