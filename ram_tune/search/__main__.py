@@ -203,13 +203,14 @@ def _search(
                 notifier=notifier,
             )
             outcomes, why = carry_out(jobs, known, study, held, places, manner, about, summed_up, console, maker)
-            failed = settings_failed(study) if maker else any_failed(outcomes)
+            found, failed = summed_up(outcomes), settings_failed(study) if maker else any_failed(outcomes)
         else:
             outcomes, failed = known, bool(maker) and settings_failed(study)
             if (renamed or not (places.folder / REPORT).is_file()) and (problem := leave_report(study, places.folder)):
                 say(problem)
-            send_what_waits(places, about, summed_up(outcomes), "FAILED" if failed else "FINISHED", console)
-        found, record = summed_up(outcomes), Record(places.folder, about, places.tracking_uri)
+            found = summed_up(outcomes)
+            send_what_waits(places, about, found, "FAILED" if failed else "FINISHED", console)
+        record = Record(places.folder, about, places.tracking_uri)
         trained, ended = (chosen_jobs(study, maker), study.outcomes()) if maker else (jobs, outcomes)
         registered = [] if why else weights.register(trained, ended, study, record, about)
         if maker and not why:

@@ -105,7 +105,7 @@ class Books:
         return outcome
 
     def beat(self) -> str:
-        if not self.study.lease.beat(self.held):
+        if not self.study.lease.mine(self.held):  # the driver shows it
             return "another driver has taken this search over; this one ends"
         if self.sampling is None:
             return ""

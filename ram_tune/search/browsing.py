@@ -23,13 +23,23 @@ COLUMNS = (
     "tags.`ram_tune.seed`",
 )
 
-
 CURVES = {
     "Recognition": ("selection/mAP", "selection/CF1", "selection/OF1"),
     "Regions": ("selection/mirrored_share", "selection/region_area", "selection/anchor_distance"),
     "Training": ("train/loss", "selection/loss", "train/images_per_second"),
 }
 """Section of charts → the metrics whose curves it has. Beside the regions' stand the regions themselves."""
+
+CURVE = {
+    "type": "LINE",
+    "lineSmoothness": 0,
+    "xAxisKey": "step",
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "range": {},
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+}
 
 
 def view() -> str:
@@ -63,18 +73,6 @@ def view() -> str:
     return json.dumps(
         {**shown, "compareRunCharts": charts, "compareRunSections": sections, "isAccordionReordered": True}
     )
-
-
-CURVE = {
-    "type": "LINE",
-    "lineSmoothness": 0,
-    "xAxisKey": "step",
-    "xAxisScaleType": "linear",
-    "scaleType": "linear",
-    "range": {},
-    "yAxisKey": "metric",
-    "yAxisExpressions": [],
-}
 
 
 def browse(tracking_uri: str, experiment: str | None) -> str:

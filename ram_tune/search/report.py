@@ -205,7 +205,10 @@ def failures(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
 def failed_runs(study: Study) -> list[str]:
     """The same of every run that a study knows."""
     runs = [run for run in study.runs().values() if run["state"] == "failed"]
-    return [f"FAILED {run['setting']} · seed {run['seed']}: {error_line(run['error'])}" for run in runs]
+    names = [" = ".join((run["setting"], *run.get("also", ()))) for run in runs]
+    return [
+        f"FAILED {name} · seed {run['seed']}: {error_line(run['error'])}" for name, run in zip(names, runs, strict=True)
+    ]
 
 
 def published(space: Space, arms: Container[str], protocol: Protocol, metric: str = "mAP") -> Published | None:

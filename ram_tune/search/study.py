@@ -107,8 +107,9 @@ class Study:
 
     def _names(self, job: Job, before: Mapping[str, Any]) -> dict[str, Any]:
         """A run's setting, and the other arms that share it, those of earlier plans among them."""
-        arms = self._read("arms") or {}
-        earlier = [name for name in (before.get("setting"), *before.get("also", ())) if name in arms]
+        had = [name for name in (before.get("setting"), *before.get("also", ())) if name not in (None, job.setting)]
+        arms = (self._read("arms") or {}) if had else {}
+        earlier = [name for name in had if name in arms]
         also = [name for name in dict.fromkeys((*job.owners, *earlier)) if name != job.setting]
         return {"setting": job.setting, "also": also}
 
