@@ -30,7 +30,7 @@ drills: $(READY)
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core postgresql \
 	  openssh-server openssh-client rsync iproute2 texlive-latex-recommended >/dev/null; } || \
 	  echo "no chromium, PostgreSQL, sshd, ssh, rsync, ip or LaTeX, and no right to install them: their drills are skipped"
-	$(BIN)/python -m pytest -m drill $(ARGS)
+	$(BIN)/python -m pytest -m drill -n 2 --dist loadgroup $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?
 demo: $(READY)

@@ -1,5 +1,7 @@
 """Image → feature map: VGG-16's conv5_3, any torchvision backbone, and a small VGG-shaped one for a CPU.
 
+torchvision is imported where it is used: it takes longer to load than PyTorch itself, and the small backbone does without.
+
 Legend: B images, S image side in pixels, C H W feature map.
 """
 
@@ -12,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from ram_tune.config import Backbone as BackboneConfig
 from ram_tune.errors import BadInput, nearest
@@ -123,8 +123,11 @@ def _small() -> nn.Sequential:
 
 
 def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -> nn.Module:
+    from torchvision.models import get_model
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
     layer = config.layer or KNOWN_LAYERS.get(config.name, "")
-    network = torchvision.models.get_model(config.name, weights=None, **_options(config, weights))
+    network = get_model(config.name, weights=None, **_options(config, weights))
     nodes = get_graph_node_names(network)[1]
     if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes if layer):
         raise BadInput(
@@ -185,7 +188,11 @@ def _load(extractor: nn.Module, weights: Mapping[str, Tensor], config: BackboneC
 
 
 def _require_known(name: str) -> None:
-    known = ["small", *torchvision.models.list_models(module=torchvision.models)]
+    if name == "small":
+        return
+    from torchvision import models
+
+    known = ["small", *models.list_models(module=models)]
     if name not in known:
         raise BadInput(
             "model.backbone.name",
@@ -226,8 +233,10 @@ def load_weights(config: BackboneConfig) -> dict[str, Tensor] | None:
 
 def _entry(config: BackboneConfig) -> Any:
     """What torchvision knows of the weights of that name. Raises BadInput."""
+    from torchvision.models import get_model_weights
+
     try:
-        return torchvision.models.get_model_weights(config.name)[config.weights]
+        return get_model_weights(config.name)[config.weights]
     except (KeyError, ValueError) as error:
         raise BadInput(
             "model.backbone.weights",

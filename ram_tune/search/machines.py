@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray.util import get_node_ip_address
 
 from ram_tune.distribution.trial import ENVIRONMENT
 from ram_tune.errors import BadInput
@@ -48,17 +49,38 @@ def ray_cluster(address: str = "") -> Iterator[Machines]:
             raise _unreachable(address, str(error).splitlines()[0]) from error
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a machine of one's own is not taken away
-        ray.init(
-            address="local",  # never a stale cluster whose address is lying about
-            include_dashboard=True,  # Train frees the resources of a stopped run through it
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        with _address_of_ones_own():
+            ray.init(
+                address="local",  # never a stale cluster whose address is lying about
+                include_dashboard=True,  # Train frees the resources of a stopped run through it
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
     try:
         alive = tuple(_node(node["Resources"]) for node in ray.nodes() if node["Alive"])
         yield Machines(alive, may_come(alive, _launched_from()) if address else ())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _address_of_ones_own() -> Iterator[None]:
+    """Choose the address of a Ray that is started meanwhile, so that all its processes inherit it.
+
+    What frees a lost run's machines would else look for a Ray on this machine, and give up where it finds two: another
+    search's beside this one.
+    """
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    chosen = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{get_node_ip_address()}:{port}"}
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:  # what this process starts later is not to find it
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def may_come(alive: Sequence[Node], cluster: Mapping[str, Any]) -> tuple[Node, ...]:

@@ -229,7 +229,7 @@ def prepare(
         if stage1 is None:
             raise BadInput("stage 1", found="no checkpoint", expected="the best.pt of this run's stage 1")
         start = checkpoint.load(stage1, first, identity(first, dataset))["network"]
-    run = _assemble(config, dataset, cache_dir, device, identity(config, dataset), start)
+    run = assemble(config, dataset, cache_dir, device, identity(config, dataset), start)
     run.ranks = ranks
     if last is not None:
         run.restore(checkpoint.load(last, config, run.fingerprint))
@@ -261,14 +261,14 @@ def load_trained(config: Config, cache_dir: Path, best: Sequence[Path], fingerpr
                 remedy="Evaluate it on the dataset it was trained on, or one with the same labels.",
             )
         # The checkpoint has all weights: the file that the backbone's came from need not be there.
-        run = _assemble(own, dataset, cache_dir, device_of(config.execution.device), fingerprint, pretrained=False)
+        run = assemble(own, dataset, cache_dir, device_of(config.execution.device), fingerprint, pretrained=False)
         run.network.load_state_dict(content["network"])
         run.epoch = run.best_epoch = content["epoch"]
         runs.append(run)
     return runs
 
 
-def _assemble(
+def assemble(
     config: Config,
     dataset: Dataset,
     cache_dir: Path,

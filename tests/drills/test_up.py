@@ -24,7 +24,7 @@ from drills.hosts import KEY, Host, Hosts, hosts, missing
 from searches import Searches
 from test_cluster import ROOT, own_machines
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("up")]
 
 UNIT = re.compile(r"Environment=(?P<variable>MLFLOW\S+)\n.*ExecStart=(?P<command>.*?)\n", re.DOTALL)
 EPOCH = re.compile(r"A\+S · seed 0 +epoch +(\d+)/")
@@ -187,14 +187,9 @@ def _dashboard(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print a line that is seen though the drill succeeds: how long things took."""
-
-    def show(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}", end="")
-
-    return show
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Have a line printed in the end, though the drill succeeds: how long things took."""
+    return lambda line: record_property("", line)
 
 
 def epochs(searches: Searches, experiment: str) -> list[tuple[int, float]]:
