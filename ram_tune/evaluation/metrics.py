@@ -22,7 +22,7 @@ def average_precision(scores: Floats, targets: Bools, ignore: Bools | None = Non
     `scores` (n, L), any unit: only their order within a label counts. Returns (L,), in [0, 1]; nan for a label without
     positives. ValueError: scores that are not finite.
     """
-    return _area(_curve(scores, targets, ignore))
+    return _areas(_curves(scores, targets, ignore))
 
 
 def average_precision_11(scores: Floats, targets: Bools, ignore: Bools | None = None) -> NDArray[np.float64]:
@@ -30,7 +30,7 @@ def average_precision_11(scores: Floats, targets: Bools, ignore: Bools | None = 
 
     Arguments, ties, result and errors as `average_precision`.
     """
-    return _eleven_points(_curve(scores, targets, ignore))
+    return _eleven_points(_curves(scores, targets, ignore))
 
 
 def mean_average_precision(ap: Floats) -> float:
@@ -48,11 +48,11 @@ def decide(probabilities: Floats, top_k: int | None, threshold: float) -> Bools:
     """
     check_finite(probabilities, "probabilities")
     chosen = probabilities >= threshold
-    if top_k is not None:
-        top = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        among_top = np.zeros_like(chosen)
-        np.put_along_axis(among_top, top, True, axis=1)
-        chosen &= among_top
+    if top_k is not None and top_k < probabilities.shape[1]:
+        least = np.partition(probabilities, -top_k, axis=1)[:, -top_k, None]  # (n, 1) the last one to be given a place
+        above, equal = probabilities > least, probabilities == least
+        places = top_k - np.count_nonzero(above, axis=1)[:, None]  # left for those that are equal to it
+        chosen &= above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= places))
     return chosen
 
 
@@ -85,12 +85,12 @@ def summary(
     probability ≥ `threshold`, and, for `_all`, any number. All in [0, 1]; the mAPs are nan if no label has positives.
     ValueError: scores or probabilities that are not finite.
     """
-    curve = _curve(scores, targets, ignore)
+    curves = _curves(scores, targets, ignore)
     top = f1_scores(decide(probabilities, top_k, threshold), targets, ignore)
     every = f1_scores(decide(probabilities, None, threshold), targets, ignore)
     return {
-        "mAP": mean_average_precision(_area(curve)),
-        "mAP_11": mean_average_precision(_eleven_points(curve)),
+        "mAP": mean_average_precision(_areas(curves)),
+        "mAP_11": mean_average_precision(_eleven_points(curves)),
         **top,
         **{f"{name}_all": value for name, value in every.items()},
     }
@@ -103,43 +103,53 @@ def check_finite(values: Floats, name: str = "scores") -> None:
 
 
 class _Curve(NamedTuple):
-    """Precision–recall steps of each label, by rank; a threshold is the last rank of a group of tied scores."""
+    """Precision–recall steps of one label: the T distinct scores of its positives, descending. Between two of them recall
+    stays and precision only falls, so that no other threshold counts.
+    """
 
-    found: NDArray[np.int64]  # (L, n) positives at or above the latest threshold
-    precision: NDArray[np.float64]  # (L, n) at a threshold, 0 at the other ranks
-    positives: NDArray[np.int64]  # (L,)
+    found: NDArray[np.int64]  # (T,) positives at or above each
+    precision: NDArray[np.float64]  # (T,)
 
 
-def _curve(scores: Floats, targets: Bools, ignore: Bools | None) -> _Curve:
+def _curves(scores: Floats, targets: Bools, ignore: Bools | None) -> list[_Curve]:
+    """Of each label. Cells that are ignored are as if they were not there."""
     check_finite(scores)
     positive, counted = _cells(targets, ignore)
-    by_label = np.ascontiguousarray(scores.T)  # (L, n): sorts and sums then run along memory
-    order = np.argsort(by_label, axis=1)[:, ::-1]
-    ranked = np.take_along_axis(by_label, order, axis=1)
-    threshold = np.ones(ranked.shape, dtype=bool)
-    threshold[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
-
-    # Ignored cells keep their rank and add to neither count: a threshold that only they pass repeats the one before it.
-    found = np.cumsum(np.take_along_axis(positive.T, order, axis=1), axis=1, dtype=np.int64)
-    seen = np.cumsum(np.take_along_axis(counted.T, order, axis=1), axis=1, dtype=np.int64)
-    precision = _ratio(np.where(threshold, found, 0), seen)
-    # Within a group of ties the counts depend on the images' order; only what holds at its threshold leaves here.
-    return _Curve(np.maximum.accumulate(np.where(threshold, found, 0), axis=1), precision, positive.sum(0))
+    by_label = np.ascontiguousarray(scores.T)  # (L, n): sorts then run along memory
+    return [
+        _curve(own if ignore is None else own[use], own[hits])
+        for own, use, hits in zip(by_label, counted.T, positive.T, strict=True)
+    ]
 
 
-def _area(curve: _Curve) -> NDArray[np.float64]:
-    steps = np.diff(curve.found, axis=1, prepend=0)
-    return _known(_ratio((steps * curve.precision).sum(1), curve.positives), curve)
+def _curve(every: Floats, positives: Floats) -> _Curve:
+    every, positives = np.sort(every), np.sort(positives)
+    first = np.flatnonzero(np.append(True, positives[1:] != positives[:-1])[: len(positives)])  # of each group of ties
+    found = len(positives) - first
+    seen = len(every) - np.searchsorted(every, positives[first])
+    return _Curve(found[::-1], (found / seen)[::-1])
 
 
-def _eleven_points(curve: _Curve) -> NDArray[np.float64]:
-    best_from = np.maximum.accumulate(curve.precision[:, ::-1], axis=1)[:, ::-1]  # highest at this rank or further down
-    total = np.zeros(len(curve.positives))
-    for tenths in range(11):
+def _areas(curves: list[_Curve]) -> NDArray[np.float64]:
+    """(L,), nan for labels without positives."""
+    return np.array(
+        [
+            (np.diff(found, prepend=0) * precision).sum() / found[-1] if len(found) else np.nan
+            for found, precision in curves
+        ]
+    )
+
+
+def _eleven_points(curves: list[_Curve]) -> NDArray[np.float64]:
+    """(L,), nan for labels without positives."""
+
+    def mean(curve: _Curve) -> float:
+        best_from = np.maximum.accumulate(curve.precision[::-1])[::-1]  # highest at this threshold or further down
         # recall ≥ tenths/10 in integers: no rounding decides whether 3 of 10 reach 0.3
-        first = np.argmax(10 * curve.found >= tenths * curve.positives[:, None], axis=1)
-        total += np.take_along_axis(best_from, first[:, None], axis=1)[:, 0]
-    return _known(total / 11, curve)
+        first = np.searchsorted(10 * curve.found, np.arange(11) * curve.found[-1])
+        return float(best_from[first].mean())
+
+    return np.array([mean(curve) if len(curve.found) else np.nan for curve in curves])
 
 
 def _cells(targets: Bools, ignore: Bools | None) -> tuple[Bools, Bools]:
@@ -151,8 +161,3 @@ def _cells(targets: Bools, ignore: Bools | None) -> tuple[Bools, Bools]:
 def _ratio(numerator: Any, denominator: Any) -> Any:
     """numerator / denominator, elementwise; 0 where the denominator is 0 (every numerator here is 0 there, too)."""
     return numerator / np.where(denominator == 0, 1, denominator)
-
-
-def _known(ap: NDArray[np.float64], curve: _Curve) -> NDArray[np.float64]:
-    """`ap` (L,), nan for labels without positives."""
-    return np.where(curve.positives > 0, ap, np.nan)
