@@ -18,6 +18,7 @@ from ram_tune.options import add_data_options, cache_dir, make_folder, results_d
 from ram_tune.presets import configure, parse_set
 
 if TYPE_CHECKING:  # torch is imported only once the options are right
+    from ram_tune.data.roles import Dataset
     from ram_tune.training.loop import EpochReport
 
 EXAMPLES = """\
@@ -26,6 +27,7 @@ examples:
   python -m ram_tune.train --set model.name=whole_image     the baseline without regions
   python -m ram_tune.train --data voc2007 --data-root ~/data --set model.projection_size=512
   python -m ram_tune.train --data photos/labels.csv         one's own images (path,labels with ; between labels)
+  python -m ram_tune.train --profile                        where the time of a training step goes
   python -m ram_tune.train --resume ram_tune_runs/…         go on after an interruption
   python -m ram_tune.train --fields                         every field that --set knows
 """
@@ -44,6 +46,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR, with its own settings")
     parser.add_argument("--stage1", metavar="FILE", type=Path, help="best.pt of a stage 1 trained before")
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the time of a step goes, after some steps, and leave a trace"
+    )
     parser.add_argument("--fields", action="store_true", help="list every field with its meaning and default, and exit")
     return parser.parse_args(arguments)
 
@@ -67,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = f"{dataset.name}-{config.model.name}-{identity(config, dataset)[:8]}"
     folder = make_folder((options.resume or options.out or results_dir(None) / name).absolute(), "--out")
     console = Console()
+    if options.profile:
+        _profile(config, dataset, folder, caches, console)
+        return 0
     console.print(
         f"{dataset.name}: {len(dataset.train)} train, {len(dataset.selection)} selection, {len(dataset.test)} test images, "
         f"{len(dataset.categories)} labels\nfolder  {folder}\ncaches  {caches}",
@@ -108,7 +116,7 @@ def _configuration(options: argparse.Namespace) -> Config:
         )
     if options.resume is None:
         return configure(options.data or "scenes", options.data_root, overrides=overrides)
-    for name in ("data", "data_root", "out"):
+    for name in ("data", "data_root", "out", "profile"):
         if getattr(options, name):
             raise BadInput(
                 f"--{name.replace('_', '-')}",
@@ -122,6 +130,37 @@ def _configuration(options: argparse.Namespace) -> Config:
         found = f"no {options.resume / 'config.yaml'}"
         raise BadInput("--resume", found=found, expected="the folder of a run", remedy="Start one with --out.")
     return configure("", "", read_config(options.resume).flat(), overrides=overrides)
+
+
+def _profile(config: Config, dataset: Dataset, folder: Path, caches: Path, console: Console) -> None:
+    """Some steps of the run itself: a step takes as long with weights that no stage 1 has trained."""
+    from rich.table import Table
+
+    from ram_tune.training.memory import telling_what_does_not_fit
+    from ram_tune.training.profile import PARTS, TRACE, profiled
+    from ram_tune.training.run import make_ready, prepare
+
+    alone = config.model_copy(update={"stage1": config.stage1.model_copy(update={"epochs": 0})})
+    make_ready(alone, dataset, caches)
+    with telling_what_does_not_fit(config):
+        run = prepare(alone, caches, dataset=dataset)
+        run.cache()
+        found = profiled(run, folder)
+    parts = Table(title=f"A step of {config.model.name}: {config.training.batch_size} images, on {run.device}")
+    longest = Table(title="Its longest operations, each without what it calls")
+    for table, columns in ((parts, ("part", "ms", "share", "")), (longest, ("operation", "calls", "ms"))):
+        for column in columns:
+            table.add_column(column, justify="right" if column in ("ms", "share", "calls") else "left")
+    for part, about in PARTS.items():
+        parts.add_row(part, f"{1000 * found.seconds[part]:.1f}", f"{100 * found.share(part):.0f} %", about)
+    for name, calls, seconds in found.operations:
+        longest.add_row(name, str(calls), f"{1000 * seconds:.1f}")
+    console.print(parts, longest)
+    console.print(
+        f"{found.images_per_second:.0f} images/s. Trace: {folder / TRACE} (chrome://tracing, Perfetto)",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def epoch_line(stage: str, config: Config, report: EpochReport) -> str:

@@ -28,6 +28,10 @@ class Books(Protocol):
         """The jobs of the next run of a sampled search; [] while there is none, None when there never will be one."""
         ...
 
+    def known(self, runs: Sequence[str]) -> dict[str, Any]:
+        """How those of `runs` ended that did."""
+        ...
+
     def know(self, job: Any) -> None:
         """A job that may be news: a desk that was restarted has forgotten those that were drawn."""
         ...
@@ -92,6 +96,10 @@ class Desk:
     def more(self) -> list | None:
         """See `Books.more`."""
         return self.books.more()
+
+    def known(self, runs: Sequence[str]) -> dict[str, Any]:
+        """See `Books.known`."""
+        return self.books.known(runs)
 
     def started(self, run: str, gpus: float = 0.0, job: Any = None) -> None:
         if job is not None:

@@ -90,15 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = maker.jobs(Need("the paper's", {}, 0))
     else:
         jobs = plan(space, data, options.data_root, overrides, space.seeds, dataset)
-    todo = to_do(jobs, known_outcomes(jobs, study, results / study.name if study else results))
+    before = study.outcomes() if study else {}
+    todo = to_do(jobs, known_outcomes(jobs, before, results / study.name if study else results))
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # the tables' own width, in a file as well
     what = count_of(jobs, todo)
     if maker:
-        before = count_tried(study) if study else 0
-        what = f"{space.budget.trials} settings" + (f", {before} of them tried before" if before else "")
+        tried = count_tried(study) if study else 0
+        what = f"{space.budget.trials} settings" + (f", {tried} of them tried before" if tried else "")
     if options.dry_run:
         from ram_tune.search.answer import space_table
         from ram_tune.search.estimate import expected
@@ -191,7 +192,9 @@ def _search(
     with study.lease.kept(held), notifier.at_the_end(say) as ending:
         note(study, name, dataset.name, whole, masked(about.command), base.training.epochs)
         renamed = study.rename(jobs)
-        known = known_outcomes(jobs, study, places.folder)  # once more: another driver may have finished since
+        known = known_outcomes(
+            jobs, study.outcomes(), places.folder
+        )  # once more: another driver may have finished since
         why = ""
         if not is_complete(study, maker) if maker else to_do(jobs, known):
             manner = Manner(

@@ -51,6 +51,11 @@ class Books:
         self.jobs |= {job.fingerprint: job for job in found or ()}
         return found
 
+    def known(self, runs: Sequence[str]) -> dict[str, Outcome]:
+        """How those of `runs` ended that did."""
+        ended = self.study.outcomes()
+        return {run: ended[run] for run in runs if run in ended}
+
     def know(self, job: Job) -> None:
         self.jobs.setdefault(job.fingerprint, job)
 
@@ -157,7 +162,7 @@ def open_books(
     record = Record(folder, about, tracking_uri)
     record.open()
     record.start_sending()
-    return Books(found, record, jobs, held, sampling_of(found, maker, since) if maker else None)
+    return Books(found.keep(), record, jobs, held, sampling_of(found, maker, since) if maker else None)
 
 
 def sampling_of(study: Study, maker: Maker, since: float | None = None) -> Sampling:

@@ -66,9 +66,9 @@ class Manner:
     notifier: Notifier = NOBODY
 
 
-def known_outcomes(jobs: Sequence[Job], study: Study | None, folder: Path) -> dict[str, Outcome]:
-    """Fingerprint → how that run of the plan ended in an earlier search, whose `folder` may have been moved since."""
-    known = study.outcomes() if study else {}
+def known_outcomes(jobs: Sequence[Job], known: Mapping[str, Outcome], folder: Path) -> dict[str, Outcome]:
+    """Fingerprint → how that run of the plan ended in an earlier search, whose `folder` may have been moved since; `known` are
+    a study's."""
     return {
         job.fingerprint: located(known[job.fingerprint], job.fingerprint, folder)
         for job in jobs
@@ -144,7 +144,8 @@ def carry_out(
         def more() -> list[Job] | None:
             found: list[Job] | None = ray.get(desk.more.remote())
             if found:
-                before = known_outcomes(found, study, places.folder)
+                ended: Any = ray.get(desk.known.remote([job.fingerprint for job in found]))
+                before = known_outcomes(found, ended, places.folder)
                 made.update({run: outcome.checkpoint for run, outcome in before.items()})
                 wanted = {job.fingerprint for job in to_do(found, before)}
                 for run in wanted & {run for run, outcome in before.items() if outcome.state == "finished"}:

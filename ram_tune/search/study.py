@@ -26,12 +26,21 @@ ERROR_CHARACTERS = 4000
 
 
 class Study:
-    """Opened by `open_study`; every method reads or writes the storage at once."""
+    """Opened by `open_study`; every method reads (but see `keep`) or writes the storage at once."""
 
     def __init__(self, study: optuna.Study):
         self.study = study
         self.name = study.study_name
-        self.lease = Lease(lambda: self._read("lease"), lambda held: self.study.set_user_attr("lease", held))
+        held = "lease"  # read of the storage itself, always: the driver shows it while the desk keeps the rest
+        self.lease = Lease(lambda: study.user_attrs.get(held), lambda value: study.set_user_attr(held, value))
+        self._kept: dict[str, Any] | None = None
+
+    def keep(self) -> Study:
+        """Read what is noted once and then remember it: for whoever alone writes it, as the desk does. Each question would
+        else read all runs of the search.
+        """
+        self._kept = self.study.user_attrs
+        return self
 
     def agree(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
         """Note the arms. Raises BadInput for one that this study knows under the same name with other fields."""
@@ -44,7 +53,7 @@ class Study:
                     expected=f"{_written(known[arm])}, as when the study was made",
                     remedy="Give the changed arm another name, or start anew with --fresh.",
                 )
-        self.study.set_user_attr("arms", {**known, **{arm: dict(fields) for arm, fields in arms.items()}})
+        self._set("arms", {**known, **{arm: dict(fields) for arm, fields in arms.items()}})
 
     def outcomes(self) -> dict[str, Outcome]:
         """Fingerprint → how that run ended, for those that did."""
@@ -56,7 +65,7 @@ class Study:
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """Fingerprint → what is known of that run: its setting, state, epochs, …"""
-        attrs = self.study.user_attrs
+        attrs = self._all()
         return {key.removeprefix("run:"): run for key, run in attrs.items() if key.startswith("run:")}
 
     def started(self, job: Job, gpus: float = 0.0) -> None:
@@ -101,7 +110,7 @@ class Study:
             if (run := known.get(job.fingerprint)) is not None:
                 new = {**run, "kind": job.kind, **self._names(job, run)}
                 if new != run:
-                    self.study.set_user_attr(f"run:{job.fingerprint}", new)
+                    self._set(f"run:{job.fingerprint}", new)
                     changed = True
         return changed
 
@@ -115,7 +124,7 @@ class Study:
 
     def note_state(self, run: str, state: str, reason: str) -> None:
         """That a run, known already, is pruned, for this reason."""
-        self.study.set_user_attr(f"run:{run}", {**self._read(f"run:{run}"), "state": state, "pruned": reason})
+        self._set(f"run:{run}", {**self._read(f"run:{run}"), "state": state, "pruned": reason})
 
     def settle(self, setting: str, runs: Sequence[str]) -> None:
         """Tell the setting's open trial, if there is one and none of `runs` is left to be run."""
@@ -149,7 +158,7 @@ class Study:
         return self._read(f"note:{key}")
 
     def set_note(self, key: str, value: Any) -> None:
-        self.study.set_user_attr(f"note:{key}", value)
+        self._set(f"note:{key}", value)
 
     def _write(
         self,
@@ -179,10 +188,18 @@ class Study:
             "gpu_seconds": gpu_seconds,
             "gpus": gpus,  # that it holds while it runs
         }
-        self.study.set_user_attr(f"run:{job.fingerprint}", run)
+        self._set(f"run:{job.fingerprint}", run)
+
+    def _all(self) -> dict[str, Any]:
+        return self.study.user_attrs if self._kept is None else self._kept
 
     def _read(self, key: str) -> Any:
-        return self.study.user_attrs.get(key)
+        return self._all().get(key)
+
+    def _set(self, key: str, value: Any) -> None:
+        self.study.set_user_attr(key, value)
+        if self._kept is not None:
+            self._kept[key] = value
 
 
 def open_study(

@@ -48,6 +48,7 @@ def set_arithmetic(config: Config) -> None:
         torch.set_num_threads(execution.threads)
     # cuBLAS reads it once, when it is first used; the run that is to be deterministic may be a later one of this process.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
+    if torch.are_deterministic_algorithms_enabled() != execution.deterministic:  # it loads the compiler, for seconds
+        torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = False  # it chooses algorithms by the clock
     set_tf32(config)

@@ -28,6 +28,7 @@ from ram_tune.models.regions import of_crops
 from ram_tune.models.reinforced import RARL
 from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
+from ram_tune.training.adam import Adam
 from ram_tune.training.device import autocast, device_of, set_arithmetic
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
@@ -300,7 +301,7 @@ def _adam(config: Config, network: Network) -> torch.optim.Optimizer:
         "backbone": training.backbone_lr_multiplier,
         "head": 1.0,
     }
-    return torch.optim.Adam(
+    return Adam(
         [{"params": params, "lr_scale": scales[name]} for name, params in groups.items() if params],
         lr=training.learning_rate,
         betas=training.adam_betas,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,9 @@ class Books:
 
     def more(self) -> list | None:
         return None
+
+    def known(self, runs: Sequence[str]) -> dict[str, Outcome]:
+        return {run: self.outcomes[run] for run in runs if run in self.outcomes}
 
     def know(self, job: Any) -> None: ...
 

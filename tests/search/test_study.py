@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.search.jobs import Job, Outcome
+from ram_tune.search.lease import this_process
 from ram_tune.search.study import Study, open_study
 
+HELD = this_process()
 STAGE1 = Job("stage1", "stage 1", Config(), "s", "dataset")
 
 
@@ -56,6 +58,33 @@ def test_an_open_trial_that_a_dead_driver_left_is_taken_up_again(study):
     after.ended(run("A", 0), done(0.4), {"A": ["A0"]})
     assert trials(after) == [("A", TrialState.COMPLETE, 0.4)]
     assert after.study.user_attrs["run:A0"]["attempts"] == 2
+
+
+def test_the_only_one_who_writes_may_remember_what_was_written(tmp_path):
+    place = f"sqlite:///{tmp_path / 'studies.db'}"
+    kept = open_study(place, "s").keep()
+    kept.agree({"A": {}})
+    for _ in range(2):
+        kept.started(run("A", 0))
+    kept.lease.write(HELD)
+    open_study(place, "s").lease.beat(HELD)  # a driver shows the lease while the desk keeps the rest
+    assert kept.lease.read()["beats"] == 1
+    kept.ended(run("A", 0), done(0.4), {"A": ["A0"]}, epochs=3)
+    kept.set_note("gpu_seconds", 2.5)
+    whole = open_study(place, "s")
+    assert kept.outcomes() == whole.outcomes() and kept.runs() == whole.runs()
+    assert whole.runs()["A0"]["attempts"] == 2
+    assert kept.note("gpu_seconds") == whole.note("gpu_seconds") == 2.5
+    assert trials(kept) == [("A", TrialState.COMPLETE, 0.4)]
+
+    reads = []
+    read = type(kept.study).user_attrs.fget
+    counting = property(lambda study: reads.append(study) or read(study))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(kept.study), "user_attrs", counting)
+        kept.started(run("A", 1))
+        kept.ended(run("A", 1), done(0.6), {"A": ["A0", "A1"]})
+    assert not reads
 
 
 def test_seeds_added_later_make_a_new_trial_over_all_seeds(study):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ram_tune.presets import configure, parse_set
 from ram_tune.training.cost import cost
@@ -74,6 +76,17 @@ def test_a_query_decoder_by_hand(pictures, tiny, tmp_path, among, precision):
 def test_each_further_region_costs_the_same_again(pictures, tiny, tmp_path):
     costs = [cost([run(pictures, tiny, tmp_path, f"model.regions={k}")])["multiply_adds"] for k in (1, 2, 3)]
     assert costs[2] - costs[1] == costs[1] - costs[0] > 0
+
+
+@pytest.mark.parametrize("model", ["rma", "rarl", "csra", "query_decoder"])
+def test_operations_are_those_that_pytorchs_own_counter_finds(pictures, tiny, tmp_path, model):
+    sizes = "model.query_decoder.width=32", "model.query_decoder.feed_forward=48"
+    one = run(pictures, tiny, tmp_path, f"model.name={model}", *sizes)
+    found = cost([one])["multiply_adds"]
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), one.autocast(), counter:
+        one.network(torch.zeros(1, 48, 48, 3, dtype=torch.uint8))
+    assert 2 * found == counter.get_total_flops() > 0
 
 
 def test_several_scales_are_summed(pictures, tiny, tmp_path):
