@@ -54,6 +54,6 @@ def whereabouts(device: torch.device) -> dict[str, str]:
         "process": str(os.getpid()),
         "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # else whoever is told of it would load PyTorch
         "python": platform.python_version(),
     }

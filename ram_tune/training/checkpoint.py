@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ram_tune.config import Config
 from ram_tune.errors import BadInput
 from ram_tune.presets import from_json
@@ -22,6 +20,8 @@ FORMAT = "ram_tune checkpoint 1"
 
 def save(path: Path, content: Mapping[str, Any], config: Config, fingerprint: str) -> None:
     """Write `content` and what it belongs to."""
+    import torch  # only here and in `load`: who names these files, or drives a run, does without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     torch.save({**content, "format": FORMAT, "config": config.model_dump_json(), "fingerprint": fingerprint}, partial)
@@ -52,6 +52,8 @@ def load(path: Path, config: Config | None = None, fingerprint: str = "") -> dic
     remedy = "Name a checkpoint that ram_tune wrote."
     if not path.is_file():
         raise BadInput(path, found="no such file", expected="a checkpoint", remedy=remedy)
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for files that are none of its own
