@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests and searches start hundreds of processes: none is to compile PyTorch's or Ray's sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .PHONY: install test lint drills demo clean
@@ -11,7 +13,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 test: $(READY)
@@ -30,7 +32,7 @@ drills: $(READY)
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core postgresql \
 	  openssh-server openssh-client rsync iproute2 texlive-latex-recommended >/dev/null; } || \
 	  echo "no chromium, PostgreSQL, sshd, ssh, rsync, ip or LaTeX, and no right to install them: their drills are skipped"
-	$(BIN)/python -m pytest -m drill -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m drill $(ARGS)
 
 # The main job on the embedded dataset: which region constraint earns its keep?
 demo: $(READY)

@@ -13,15 +13,10 @@ from searches import STARTED, end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are shared out over processes: a file stays whole, and what needs Ray is all in one, which starts one.
-    Drills take minutes each, and are shared out one by one.
-    """
+    """Where tests are shared out over processes: a file stays whole, and what needs Ray is all in one, which starts one."""
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        if item.get_closest_marker("drill"):
-            group = item.nodeid
-        if not item.get_closest_marker("xdist_group"):  # else it shares with others what takes long to make
-            item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What the drills have measured, printed in the end whichever process ran them."""
+"""What the drills have measured, printed in the end."""
 
 from __future__ import annotations
 

@@ -128,7 +128,6 @@ def undisturbed(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("undisturbed")
 
 
-@pytest.mark.xdist_group("killed")
 @pytest.mark.parametrize("workers", MOMENTS)
 def test_killed_again_and_again(pictures, twelve_epochs, tmp_path, undisturbed, workers):
     searches = Searches(tmp_path, pictures, twelve_epochs)

@@ -26,7 +26,7 @@ from ram_tune.search.record import About, Record
 from ram_tune.search.settings import tried
 from ram_tune.search.study import open_study
 
-pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.drill
 
 RUNS, EPOCHS = 8, 50
 STAGES = 7  # of some seven epochs each, with something lost between most of them

@@ -24,7 +24,7 @@ from searches import Searches
 import ram_tune
 from ram_tune.search import space as spaces
 
-pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("submitted")]
+pytestmark = pytest.mark.drill
 
 TOKEN = "a-token-of-the-drill-with-at-least-32-characters"
 PORTS = (

@@ -24,7 +24,7 @@ from drills.hosts import KEY, Host, Hosts, hosts, missing
 from searches import Searches
 from test_cluster import ROOT, own_machines
 
-pytestmark = [pytest.mark.drill, pytest.mark.xdist_group("up")]
+pytestmark = pytest.mark.drill
 
 UNIT = re.compile(r"Environment=(?P<variable>MLFLOW\S+)\n.*ExecStart=(?P<command>.*?)\n", re.DOTALL)
 EPOCH = re.compile(r"A\+S · seed 0 +epoch +(\d+)/")
