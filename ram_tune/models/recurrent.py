@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ram_tune.config import Model
 from ram_tune.models.regions import CENTRED_HALF, IDENTITY, sample
+from ram_tune.models.shared_linear import SharedLinear
 from ram_tune.models.whole_image import Prediction, exact, xavier
 
 
@@ -60,7 +61,7 @@ class RMA(nn.Module):
     def __init__(self, model: Model, channels: int, labels: int):
         super().__init__()
         self.regions, self.sample_size, self.hidden_size = model.regions, model.sample_size, model.hidden_size
-        self.project = xavier(nn.Linear(channels * model.sample_size**2, model.projection_size))  # W_fx
+        self.project = xavier(SharedLinear(channels * model.sample_size**2, model.projection_size))  # W_fx
         self.dropout = nn.Dropout(model.dropout)
         widths = model.projection_size, model.hidden_size
         self.memory = Memoryless(*widths) if model.cell == "none" else Memory(*widths, model.cell)
@@ -74,9 +75,10 @@ class RMA(nn.Module):
         h = c = f.new_zeros(len(f), self.hidden_size, dtype=torch.float32)
         M = self.whole.expand(len(f), 4)  # M_0: the whole image
         f = f.contiguous().float()
+        project = self.project.steps()
         scores, regions, features = [], [], []
         for k in range(self.regions + 1):
-            x = self.dropout(F.relu(self.project(sample(f, M, self.sample_size).flatten(1))))
+            x = self.dropout(F.relu(project(sample(f, M, self.sample_size).flatten(1))))
             h, c = self.memory(x, h, c)
             z = F.relu(self.feature(h))
             if k > 0:  # step 0 predicts nothing, it only looks for the first region

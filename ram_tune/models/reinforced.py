@@ -9,6 +9,7 @@ k regions of a step, L labels, C H W feature map, P side of the sampled grid, D 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from ram_tune.config import Model, Reinforced
 from ram_tune.models.recurrent import Memory
 from ram_tune.models.regions import IDENTITY, sample_each
+from ram_tune.models.shared_linear import SharedLinear
 from ram_tune.models.whole_image import Policy, Prediction, exact, xavier
 
 
@@ -37,7 +39,7 @@ class RARL(nn.Module):
         self.steps, self.sigma, self.rollouts = own.steps, own.sigma, own.rollouts
         self.remember_whole = own.remember_whole
         self.regions, self.sample_size = model.region_count, model.sample_size
-        self.project = xavier(nn.Linear(channels * model.sample_size**2, model.projection_size))  # W_fx
+        self.project = xavier(SharedLinear(channels * model.sample_size**2, model.projection_size))  # W_fx
         self.dropout = nn.Dropout(model.dropout)
         self.memory = Memory(model.projection_size, model.hidden_size, model.cell)
         self.feature = xavier(nn.Linear(model.hidden_size, model.feature_size))  # W_hz
@@ -52,7 +54,8 @@ class RARL(nn.Module):
     def forward(self, f: Tensor) -> Prediction:
         f = f.contiguous().float()
         h = c = f.new_zeros(len(f), 1, self.memory.of_h.in_features)
-        h, c = self._look(f, self.whole.expand(len(f), 1, 4), h, c)  # step 0 only sets the first place
+        project = self.project.steps()
+        h, c = self._look(f, project, self.whole.expand(len(f), 1, 4), h, c)  # step 0 only sets the first place
         if self.training:
             h, c = (each.repeat_interleave(self.rollouts, dim=0) for each in (h, c))
         scores, regions, features, chosen = [], [], [], []
@@ -65,7 +68,7 @@ class RARL(nn.Module):
             if step == 0 and not self.remember_whole:
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
             M = self._round(place)
-            h, c = self._look(f, M, h, c)
+            h, c = self._look(f, project, M, h, c)
             z = F.relu(self.feature(h))  # (B, k, Z)
             scores.append(exact(self.classifier, z))
             regions.append(M)
@@ -92,10 +95,12 @@ class RARL(nn.Module):
         log_probability = -(drawn - mean).square().sum(1) / (2 * self.sigma**2) - spread
         return drawn.clamp(-1, 1), log_probability, torch.full_like(log_probability, 1 + spread)
 
-    def _look(self, f: Tensor, M: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, f: Tensor, project: Callable[[Tensor], Tensor], M: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Regions M (B, k, 4), each remembered with the same h and c (B, 1, H) → h and c of each (B, k, H)."""
         x = sample_each(f, M.reshape(len(f), -1, 4), self.sample_size).flatten(2)  # rollouts side by side
-        x = self.dropout(F.relu(self.project(x)))
+        x = self.dropout(F.relu(project(x)))
         return self.memory(x.view(len(h), -1, x.shape[-1]), h, c)
 
     def _round(self, place: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ Legend: B images, K regions, L labels, C H W feature map, P side of the pooled g
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ram_tune.config import Model
+
+Linear = TypeVar("Linear", bound=nn.Linear)
 
 
 class Policy(NamedTuple):
@@ -32,7 +34,7 @@ class Prediction(NamedTuple):
     policy: Policy | None = None
 
 
-def xavier(layer: nn.Linear, blocks: int = 1) -> nn.Linear:
+def xavier(layer: Linear, blocks: int = 1) -> Linear:
     """Xavier-uniform weights (each of `blocks` matrices stacked in one layer by itself) and zero bias, as [RMA] says."""
     for matrix in layer.weight.chunk(blocks):
         nn.init.xavier_uniform_(matrix)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ram_tune.search.machines import Machines, may_come
@@ -48,3 +52,42 @@ def test_our_own_file_as_ray_completes_it():
         "accelerator_type:A10G": 1,
     }
     assert may_come([HEAD], config) == (WORKER,) * config["max_workers"]
+
+
+ASK = """
+def actors() -> int:
+    from ray.util.state import list_actors  # as Ray's own helpers ask
+
+    return len(list_actors())
+"""
+BESIDE = f"""
+import ray
+from ram_tune.search.machines import ray_cluster
+{ASK}
+with ray_cluster():
+    print(ray.get(ray.remote(num_cpus=0)(actors).remote()))
+"""
+
+
+@pytest.mark.ray
+def test_beside_another_ray_each_finds_itself(ray_cluster):
+    import ray
+
+    class Nothing:
+        def there(self) -> bool:
+            return True
+
+    names: dict = {"__name__": "__main__"}  # whose functions are sent as they are, to workers that cannot import tests
+    exec(ASK, names)
+    actors = ray.remote(num_cpus=0)(names["actors"])
+    assert "RAY_ADDRESS" not in os.environ  # whatever is started by hand later is not to end up here
+    nothing = ray.remote(num_cpus=0)(Nothing).remote()
+    assert ray.get(nothing.there.remote())
+    mine = ray.get(actors.remote())
+    other = subprocess.Popen([sys.executable, "-c", BESIDE], stdout=subprocess.PIPE, text=True)
+    found = []
+    while other.poll() is None:
+        found.append(ray.get(actors.remote()))
+    assert other.returncode == 0
+    assert int(other.stdout.read()) == 0  # none of ours
+    assert min(found) >= mine > 0
