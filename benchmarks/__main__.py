@@ -49,7 +49,7 @@ def _maps() -> Iterator[Row]:
 def _metrics() -> Iterator[Row]:
     from benchmarks import numbers
 
-    yield from numbers.metrics(40_137, 80, rounds=3)
+    yield from numbers.metrics(40_137, 80, rounds=2)
 
 
 def _svm() -> Iterator[Row]:

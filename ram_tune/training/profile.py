@@ -36,9 +36,8 @@ class Profile:
 
     seconds: dict[str, float]  # part → seconds of a step
     images_per_second: float
-    operations: list[
-        tuple[str, int, float]
-    ]  # name, calls of a step, seconds of a step within itself; the longest first
+    operations: list[tuple[str, int, float]]
+    """Name, calls of a step, seconds of a step within itself; the longest first."""
 
     def share(self, part: str) -> float:
         """Of a step, from 0 to 1."""
@@ -70,7 +69,16 @@ def profiled(run: Run, folder: Path) -> Profile:
     clock, step = _Clock(run.device), itertools.count(1)
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])
     tracer = profile(activities=activities)
-    behind_map = False  # whether the gradient has passed the map in this step: what follows are the convolutions'
+    fresh = True  # nothing of this step has been computed yet
+    behind_map = False  # the gradient has passed the map: what follows are the convolutions'
+
+    def backward_ended() -> str:
+        return CONVOLUTIONS if behind_map else HEAD
+
+    def starts(*_: Any) -> None:  # with a batch, or with the next piece of it
+        nonlocal fresh, behind_map
+        clock(INPUT if fresh else backward_ended())
+        fresh = behind_map = False
 
     def found_map(module: Any, inputs: Any, f: Tensor) -> None:
         clock(CONVOLUTIONS)
@@ -83,12 +91,12 @@ def profiled(run: Run, folder: Path) -> Profile:
         clock(HEAD)
 
     def before_step(*_: Any) -> None:
-        nonlocal behind_map
-        clock(CONVOLUTIONS if behind_map else HEAD)
-        behind_map = False
+        clock(backward_ended())
 
     def after_step(*_: Any) -> None:
+        nonlocal fresh
         clock(OPTIMISER)
+        fresh = True
         match next(step):
             case n if n == WARM_UP:
                 clock.taken.clear()
@@ -100,12 +108,11 @@ def profiled(run: Run, folder: Path) -> Profile:
                 raise _EnoughError
 
     found: dict[str, float] = {}
-    network, optimizer, maps = run.network, run.optimizer, run.config.data.crop == "map"
+    network, optimizer, maps = run.network, run.optimizer, run.config.data.crop == "map"  # which no backbone sees
     with ExitStack() as hooks:
         for handle in (
-            network.backbone.register_forward_pre_hook(lambda *_: clock(INPUT)),
+            (network.head if maps else network.backbone).register_forward_pre_hook(starts),
             network.backbone.register_forward_hook(found_map),
-            network.head.register_forward_pre_hook(lambda *_: clock(INPUT if maps else CONVOLUTIONS)),
             network.head.register_forward_hook(lambda *_: clock(HEAD)),
             optimizer.register_step_pre_hook(before_step),
             optimizer.register_step_post_hook(after_step),

@@ -40,8 +40,9 @@ def test_a_part_that_takes_long_is_the_one_that_is_charged(pictures, tiny, tmp_p
     assert found.images_per_second == pytest.approx(4)  # 8 of a batch
 
 
-def test_gradients_are_charged_to_what_they_pass_and_adam_to_itself(pictures, tiny, tmp_path, clock):
-    run = run_of(pictures, tiny, tmp_path)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_gradients_are_charged_to_what_they_pass_and_adam_to_itself(pictures, tiny, tmp_path, clock, pieces):
+    run = run_of(pictures, tiny, tmp_path, f"execution.accumulate={pieces}")
 
     def first_convolution(module, inputs, output):  # its gradient comes last
         output.register_hook(lambda _: wait(clock, 2.0))
@@ -50,7 +51,9 @@ def test_gradients_are_charged_to_what_they_pass_and_adam_to_itself(pictures, ti
     run.network.head.classifier.weight.register_hook(lambda _: wait(clock, 3.0))  # once a step: it is summed before
     run.optimizer.register_step_post_hook(lambda *_: wait(clock, 5.0))
     found = profile.profiled(run, tmp_path).seconds
-    assert found == pytest.approx({profile.CONVOLUTIONS: 2, profile.HEAD: 3, profile.OPTIMISER: 5, profile.INPUT: 0})
+    assert found == pytest.approx(
+        {profile.CONVOLUTIONS: 2 * pieces, profile.HEAD: 3 * pieces, profile.OPTIMISER: 5, profile.INPUT: 0}
+    )
 
 
 def test_cached_maps_are_not_convolved(pictures, tiny, tmp_path):
