@@ -56,16 +56,16 @@ class Source:
     def crop(self, indices: np.ndarray, crops: np.ndarray) -> Batch:
         """Cut `crops` (B, 4) out of the images `indices` (B,)."""
         cut = self._map if self.data.crop == "map" else self._pixels
-        inputs = torch.stack([cut(i, *crop) for i, crop in zip(indices.tolist(), crops.tolist(), strict=True)])
-        if self.pinned:
-            inputs = inputs.pin_memory()
+        pieces = [cut(i, *crop) for i, crop in zip(indices.tolist(), crops.tolist(), strict=True)]
+        inputs = torch.empty((len(pieces), *pieces[0].shape), dtype=pieces[0].dtype, pin_memory=self.pinned)
+        for place, piece, mirrored in zip(inputs, pieces, crops[:, 3].tolist(), strict=True):
+            place.copy_(piece.flip(1) if mirrored and self.data.crop == "pixels" else piece)
         targets = torch.from_numpy(self.targets[indices].astype(np.float32))
         boxes = None if self.boxes is None else torch.from_numpy(self.boxes[indices])
         return Batch(inputs, targets, torch.from_numpy(indices), torch.from_numpy(crops), boxes)
 
     def _pixels(self, index: int, left: int, top: int, side: int, mirrored: int) -> Tensor:
-        piece = torch.from_numpy(self.array[index, top : top + side, left : left + side].copy())
-        return piece.flip(1) if mirrored else piece
+        return torch.from_numpy(self.array[index, top : top + side, left : left + side])  # mirrored where it is copied
 
     def _map(self, index: int, left: int, top: int, side: int, mirrored: int) -> Tensor:
         stride = self.data.image_size // self.array.shape[-1]
@@ -73,7 +73,7 @@ class Source:
             left = self.data.image_size - side - left
         x, y, cells = left // stride, top // stride, side // stride
         piece = self.array[index, mirrored, :, y : y + cells, x : x + cells]
-        return torch.from_numpy(piece.copy()).view(torch.bfloat16)
+        return torch.from_numpy(piece).view(torch.bfloat16)
 
 
 def training_batches(

@@ -115,10 +115,10 @@ def _curves(scores: Floats, targets: Bools, ignore: Bools | None) -> list[_Curve
     """Of each label. Cells that are ignored are as if they were not there."""
     check_finite(scores)
     positive, counted = _cells(targets, ignore)
-    by_label = np.ascontiguousarray(scores.T)  # (L, n): sorts then run along memory
+    by_label, hits, used = (np.ascontiguousarray(one.T) for one in (scores, positive, counted))  # (L, n): along memory
     return [
-        _curve(own if ignore is None else own[use], own[hits])
-        for own, use, hits in zip(by_label, counted.T, positive.T, strict=True)
+        _curve(own if ignore is None else own[use], own[hit])
+        for own, hit, use in zip(by_label, hits, used, strict=True)
     ]
 
 
