@@ -5,6 +5,7 @@ Legend: B images, S side of a crop in pixels, C H W feature map, K regions, L la
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from ram_tune.config import Data
+
+# Pixels are copied once, out of the read-only cache into the batch; PyTorch warns of every tensor on such memory.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class Batch(NamedTuple):

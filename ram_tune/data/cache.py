@@ -115,9 +115,7 @@ def _shared(
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 _build(path, shape, dtype, fill, task)
-    return np.load(
-        path, mmap_mode="c"
-    )  # as "r", but PyTorch may see it as it is; what is written never reaches the file
+    return np.load(path, mmap_mode="r")
 
 
 def _build(

@@ -74,26 +74,26 @@ def offsets(image_size: int, crop_margin: int, stride: int, views: Literal["one"
 
 @torch.inference_mode()
 def represent(network: Network, inputs: Tensor, plan: Plan, boxes: Tensor | None = None) -> Views:
-    """One batch through `network` (in evaluation mode), a view at a time; under the caller's autocast.
+    """One batch through `network` (in evaluation mode), under the caller's autocast.
 
     `inputs`: whole images (B, N, N, 3) uint8, or their maps (B, 1 or 2, C, H, W) as they lie in the cache: the upright
     image's and, needed for ten views with `mirror` exact, the mirrored image's. Ten views of pixels take one convolution
-    pass on the images and one on their mirrors (`mirror` feature: none), and ten passes of the head. `boxes` (B, K, 4) on the
-    whole images, as in `Source`, are seen by every view.
+    pass on the images and one on their mirrors (`mirror` feature: none), and one pass of the head over all ten. `boxes`
+    (B, K, 4) on the whole images, as in `Source`, are seen by every view.
     """
-    representations, scores, regions, crops = [], [], [], []
-    for crop, f in _maps(network, inputs, plan):
-        own = torch.tensor(crop, device=f.device).expand(len(f), 4)
-        prediction = network(f.float(), of_crops(boxes, own, plan.image_size))
-        representations.append(prediction.features.float().amax(dim=1))
-        scores.append(prediction.scores.float())
-        regions.append(prediction.regions)
-        crops.append(crop)
+    crops, maps = zip(*_maps(network, inputs, plan), strict=True)
+    V, B = len(crops), len(inputs)
+    own = torch.tensor(crops, device=inputs.device)
+    # All views at once: the head's weights, which are large, are read once.
+    seen = own.repeat_interleave(B, dim=0)
+    boxes = None if boxes is None else boxes.repeat(V, 1, 1)
+    prediction = network(torch.cat(maps).float(), of_crops(boxes, seen, plan.image_size))
+    regions = prediction.regions
     return Views(
-        torch.stack(representations).mean(dim=0),
-        torch.stack(scores).mean(dim=0),
-        torch.stack(regions, dim=1).float() if regions[0] is not None else None,
-        torch.tensor(crops, device=inputs.device),
+        prediction.features.float().amax(dim=1).unflatten(0, (V, B)).mean(dim=0),
+        prediction.scores.float().unflatten(0, (V, B)).mean(dim=0),
+        regions.unflatten(0, (V, B)).transpose(0, 1).float() if regions is not None else None,
+        own,
     )
 
 

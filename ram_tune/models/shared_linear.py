@@ -23,14 +23,14 @@ class SharedLinear(nn.Linear):
 
     def steps(self) -> Callable[[Tensor], Tensor]:
         """The layer for the steps of one forward pass: (…, D) → (…, P), under the caller's autocast."""
-        if not (torch.is_grad_enabled() and self.weight.requires_grad):
-            return self
-        device, kept = self.weight.device.type, []
-        weight = self.weight.detach()
-        if torch.is_autocast_enabled(device):
+        device, weight, bias = self.weight.device.type, self.weight.detach(), self.bias.detach()
+        if torch.is_autocast_enabled(device):  # once: where nothing is learned autocast would do it in each step
             weight = weight.to(torch.get_autocast_dtype(device))
+        if not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return lambda x: F.linear(x.to(weight.dtype), weight, bias.to(weight.dtype))
+        kept: list[tuple[Tensor, Tensor]] = []
         token = _Gradient.apply(self.weight, self.bias, kept)
-        return lambda x: _Step.apply(token, x, weight, self.bias.detach(), kept)  # type: ignore[return-value]
+        return lambda x: _Step.apply(token, x, weight, bias, kept)  # type: ignore[return-value]
 
 
 class _Gradient(Function):

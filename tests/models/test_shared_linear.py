@@ -59,12 +59,15 @@ def test_under_autocast_they_are_as_near_to_the_exact_ones():
     assert max(errors) < 0.03  # bfloat16 has eight bits
 
 
-def test_it_is_the_layer_itself_where_nothing_is_learned():
-    own, _ = layers()
-    with torch.no_grad():
-        assert own.steps() is own
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_where_nothing_is_learned_it_is_the_layer(dtype):
+    own, plain = layers(torch.float32)
+    x = torch.randn(5, 6)
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        torch.testing.assert_close(own.steps()(x), plain(x), rtol=0, atol=0)
     own.requires_grad_(False)
-    assert own.steps() is own
+    x.requires_grad_()
+    torch.testing.assert_close(*(torch.autograd.grad(layer(x).sum(), x) for layer in (own.steps(), plain)))
 
 
 def test_two_passes_at_once_do_not_mix():
