@@ -31,8 +31,12 @@ class Study:
     def __init__(self, study: optuna.Study):
         self.study = study
         self.name = study.study_name
-        held = "lease"  # read of the storage itself, always: the driver shows it while the desk keeps the rest
-        self.lease = Lease(lambda: study.user_attrs.get(held), lambda value: study.set_user_attr(held, value))
+        # Beside what is noted, not among it: it is read every few seconds, and whoever reads one note reads all of them.
+        place, number = study._storage, study._study_id
+        self.lease = Lease(
+            lambda: place.get_study_system_attrs(number).get("ram_tune:lease"),
+            lambda held: place.set_study_system_attr(number, "ram_tune:lease", held),  # type: ignore[arg-type]
+        )
         self._kept: dict[str, Any] | None = None
 
     def keep(self) -> Study:
