@@ -18,7 +18,7 @@ from benchmarks.measure import Row, seconds
 from benchmarks.steps import batch_of, made, step
 from ram_tune.presets import parse_set
 
-SAVING = ["execution.accumulate=8"]
+SAVING = ["execution.accumulate=4"]
 
 
 def one(images: int, side: int, projection: int, fields: list[str]) -> dict[str, float]:
