@@ -6,6 +6,8 @@ neither for nor against: VOC's labels of which an image shows only "difficult" o
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,9 +52,13 @@ def decide(probabilities: Floats, top_k: int | None, threshold: float) -> Bools:
     chosen = probabilities >= threshold
     if top_k is not None and top_k < probabilities.shape[1]:
         least = np.partition(probabilities, -top_k, axis=1)[:, -top_k, None]  # (n, 1) the last one to be given a place
-        above, equal = probabilities > least, probabilities == least
-        places = top_k - np.count_nonzero(above, axis=1)[:, None]  # left for those that are equal to it
-        chosen &= above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= places))
+        placed = probabilities >= least
+        tied = np.count_nonzero(placed, axis=1) > top_k  # more are equal to the last one than there are places
+        if tied.any():
+            above, equal = probabilities[tied] > least[tied], probabilities[tied] == least[tied]
+            places = top_k - np.count_nonzero(above, axis=1)[:, None]
+            placed[tied] = above | (equal & (np.cumsum(equal, axis=1) <= places))
+        chosen &= placed
     return chosen
 
 
@@ -116,14 +122,13 @@ def _curves(scores: Floats, targets: Bools, ignore: Bools | None) -> list[_Curve
     check_finite(scores)
     positive, counted = _cells(targets, ignore)
     by_label, hits, used = (np.ascontiguousarray(one.T) for one in (scores, positive, counted))  # (L, n): along memory
-    return [
-        _curve(own if ignore is None else own[use], own[hit])
-        for own, hit, use in zip(by_label, hits, used, strict=True)
-    ]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # NumPy sorts outside the interpreter's lock
+        return list(pool.map(_curve, by_label, hits, used))
 
 
-def _curve(every: Floats, positives: Floats) -> _Curve:
-    every, positives = np.sort(every), np.sort(positives)
+def _curve(scores: Floats, hits: Bools, used: Bools) -> _Curve:
+    """Of one label; each (n,)."""
+    every, positives = np.sort(scores[used]), np.sort(scores[hits])
     first = np.flatnonzero(np.append(True, positives[1:] != positives[:-1])[: len(positives)])  # of each group of ties
     found = len(positives) - first
     seen = len(every) - np.searchsorted(every, positives[first])
