@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
+THREADS_PAY = 500_000
+"""Scores from which on threads save more than they take to start."""
+
 
 def average_precision(scores: Floats, targets: Bools, ignore: Bools | None = None) -> NDArray[np.float64]:
     """Area under each label's precision–recall steps, not interpolated: AP = Σ_j (R_j − R_{j−1}) P_j.
@@ -121,9 +124,11 @@ def _curves(scores: Floats, targets: Bools, ignore: Bools | None) -> list[_Curve
     """Of each label. Cells that are ignored are as if they were not there."""
     check_finite(scores)
     positive, counted = _cells(targets, ignore)
-    by_label, hits, used = (np.ascontiguousarray(one.T) for one in (scores, positive, counted))  # (L, n): along memory
+    by_label = [np.ascontiguousarray(one.T) for one in (scores, positive, counted)]  # (L, n): along memory
+    if scores.size < THREADS_PAY:
+        return list(map(_curve, *by_label))
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # NumPy sorts outside the interpreter's lock
-        return list(pool.map(_curve, by_label, hits, used))
+        return list(pool.map(_curve, *by_label))
 
 
 def _curve(scores: Floats, hits: Bools, used: Bools) -> _Curve:

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 
 from ram_tune.evaluation.metrics import (
+    THREADS_PAY,
     average_precision,
     average_precision_11,
     decide,
@@ -67,6 +68,14 @@ def test_ignored_cells_are_as_if_the_image_were_not_there(case):
             assert ap_11[label] == pytest.approx(by_hand_11(s, t), abs=1e-12)
         else:
             assert math.isnan(ap[label]) and math.isnan(ap_11[label])
+
+
+def test_of_many_scores_too_for_which_threads_are_started():
+    draw = np.random.default_rng(0)
+    scores, targets = draw.integers(0, 500, (25_000, 20)), draw.random((25_000, 20)) < np.geomspace(0.4, 0.001, 20)
+    assert scores.size >= THREADS_PAY
+    wanted = [average_precision_score(t, s) for s, t in zip(scores.T, targets.T, strict=True)]
+    np.testing.assert_allclose(average_precision(scores, targets), wanted, rtol=0, atol=1e-12)
 
 
 def test_ap_by_hand():
