@@ -42,8 +42,8 @@ def table(folder: Path, images: list[Path]) -> Path:
     """A CSV of these images, with labels that mean nothing."""
     split = ["train"] * (len(images) - 16) + ["selection"] * 8 + ["test"] * 8
     lines = [f"{path.name},{'ab'[i % 2]},{split[i]}" for i, path in enumerate(images)]
-    (folder / "labels.csv").write_text("\n".join(["path,labels,split", *lines]))
-    return folder / "labels.csv"
+    (folder / "pictures.csv").write_text("\n".join(["path,labels,split", *lines]))
+    return folder / "pictures.csv"
 
 
 def run_of(images: list[Path], csv: Path, cache: Path, **fields: Any) -> Run:

@@ -135,7 +135,7 @@ def fixed_cost() -> Iterator[Row]:
             options = "constraints", "--data", data, "--workers", workers, "--concurrency", "1", "--set", *TINY
             command("ram_tune.search", *options, folder=place)
             taken[workers] = between_first_steps(
-                [times[0] for times in epochs_of(place, "constraints-labels").values()]
+                [times[0] for times in epochs_of(place, "constraints-pictures").values()]
             )
     yield Row(
         "fixed cost of a run, Tune → Train worker → first step",

@@ -71,6 +71,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What `--data NAME` sets. Expected results and cost of each are in the README."""
 
+ANY_NAME = {"annotations", "data", "dataset", "images", "index", "instances", "labels", "metadata", "train"}
+"""Names of files that do not tell one dataset from another."""
+
 FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {
         # As stage 1, for its epochs and the twelve that the other models have after it.
@@ -164,6 +167,11 @@ def edge_fingerprint(edge_model: str) -> dict[str, str]:
     return {"edges": file_digest(path)}
 
 
+def _called(file: Path) -> str:
+    """A dataset's name: its file's, or that of its folder where the file's would suit any."""
+    return file.parent.name if file.stem.lower() in ANY_NAME and file.parent.name else file.stem
+
+
 def preset(name: str) -> Fields:
     """The fields that `--data name` sets: a preset, or a single file of one's own."""
     if name in PRESETS:
@@ -177,7 +185,7 @@ def preset(name: str) -> Fields:
                 f"--data {name}", found="no such file", expected="a CSV or COCO JSON file", remedy="Check the path."
             )
         return {
-            "data.name": unquote(path.stem) if url else path.stem,
+            "data.name": _called(Path(unquote(str(path))) if url else path.absolute()),
             "data.format": formats[path.suffix.lower()],
             "data.file": name if url else str(path),
             "data.root": urlunsplit(url._replace(path=str(path.parent))) if url else str(path.parent),

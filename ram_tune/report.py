@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.name:
         _console(None).print(_list(listed(storage)))
         return 0
-    name = find(storage, options.name)
-    others = list(dict.fromkeys(find(storage, other, "--compare") for other in options.compare))
+    *older, name = find(storage, options.name)
+    if older:
+        print(f"the newest of {len(older) + 1} searches that begin with {options.name}: {name}", file=sys.stderr)
+    others = list(dict.fromkeys(find(storage, other, "--compare")[-1] for other in options.compare))
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
 

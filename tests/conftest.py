@@ -39,7 +39,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV of 36 small pictures of three labels that can be told apart by colour: learnable within seconds."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("own") / "pictures"
+    root.mkdir()
     random = np.random.default_rng(0)
     lines = ["path,labels,split"]
     for index in range(36):

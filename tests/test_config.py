@@ -209,6 +209,18 @@ def test_an_unknown_preset_names_the_nearest():
         configure("nowhere/labels.csv")
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("photos/labels.csv", "photos"), ("photos/birds.csv", "birds"), ("photos/Instances.json", "photos")],
+)
+def test_a_dataset_is_called_after_its_file_or_its_folder(tmp_path, monkeypatch, file, name):
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).touch()
+    monkeypatch.chdir((tmp_path / file).parent)
+    for place in (str(tmp_path / file), file.rpartition("/")[2], f"s3://bucket/{file}"):
+        assert configure(place).data.name == name
+
+
 def test_later_layers_win():
     config = configure("scenes", "", {"model.regions": 3, "loss.scale": False}, overrides={"model.regions": 4})
     assert (config.model.regions, config.loss.scale, config.model.backbone.name) == (4, False, "small")

@@ -52,6 +52,17 @@ def test_another_metric_and_reference(search, capsys):
     assert (none["metric"], none["reference"], none["pairs"]) == ("CF1", "A_1", "3")
 
 
+def test_which_of_several_it_is_of_is_said_beside_it(tmp_path, capsys):
+    Finished(tmp_path, space()).all(seeds=1)
+    search = Finished(tmp_path, space(), name="constraints-photos-00000000").all(seeds=1)
+    report(search, "constraints", "--format", "csv")
+    out, err = capsys.readouterr()
+    assert err == "the newest of 2 searches that begin with constraints: constraints-photos-00000000\n"
+    assert out.startswith("search") and len(list(csv.DictReader(out.splitlines()))) == 2
+    report(search, "constraints-photos", "--format", "csv")
+    assert capsys.readouterr().err == ""
+
+
 def test_another_search_beside_it(search, capsys):
     beside = Finished(search.folder.parent, space(), name="again-scenes-00000000").all(seeds=2)
     report(search, "constraints", "--compare", "again", "again-scenes", "--format", "csv")

@@ -42,6 +42,7 @@ def ray_cluster(address: str = "") -> Iterator[Machines]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ram_tune"}
     if address:
         _require_reachable(address)
+        _show_the_token()
         try:
             variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
             ray.init(address=address, runtime_env=variables, **quiet)
@@ -111,6 +112,16 @@ def _launched_from() -> Mapping[str, Any]:
         return {}
 
 
+def _show_the_token() -> None:
+    """`ray start` asks for a token where its machine has one, as each has that a search of its own has run on; `ray.init` with
+    an address shows it only where it is told to.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+
+    setup.logger.setLevel(logging.ERROR)
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
 def _require_reachable(address: str) -> None:
     """Ray itself would try for minutes."""
     if address == "auto":
@@ -135,6 +146,6 @@ def _unreachable(address: str, reason: str) -> BadInput:
     return BadInput(
         f"--address {address}",
         found=f"no Ray cluster there ({reason})",
-        expected="a running one",
+        expected="a running one, and its token in ~/.ray/auth_token if it asks for one",
         remedy="Start one with `ray start --head`, or leave --address out for this machine alone.",
     )

@@ -25,17 +25,18 @@ FAULTS = {
     "outside_share": "outside",
     "redundancy": "redundancy",
 }
-COSTS = {"cost/parameters": ("parameters (M)", 1e6), "cost/multiply_adds": ("multiply–adds (G)", 1e9)}
+COSTS = {"cost/parameters": ("params (M)", 1e6), "cost/multiply_adds": ("MACs (G)", 1e9)}
 ALIKE = 0.01
 """Share by which costs may differ and yet be called the same."""
 FAULTS_CAPTION = """\
 mirrored: share of regions; P is to bring it to 0
 mean area: the crop is 1; S is to keep it well below
 distance: to the anchors, half the crop is 1; A is to bring it near 0
-outside: share of regions that have no part of the crop; A keeps them there
+outside: share of regions that have no part of the crop; A is to bring it to 0
 redundancy: IoU of two regions of an image; 1 where they collapse onto one another"""
 ATTENTION_CAPTION = """\
-own − another's: per image, with its 95 % interval ({over}); above 0 regions follow what is in the image
+own regions, another image's: of all objects; own − another's: mean over images, with its 95 % interval ({over});
+above 0 regions follow what is in the image; attends: runs in which all of that interval (over images) is above 0
 anchors, centre, random: boxes of the same sizes, put there
 centres on objects: of an image's region centres those that lie in the box of an object; own − another's as before"""
 
@@ -54,8 +55,12 @@ def results_table(
     measured: dict[Protocol, list[str]] = {}  # how → the arms
     most, shared = 0, False  # finished seeds of an arm; does an interval leave out the variance of stage 1?
     table = Table(title=escape(f"{space.title} on {dataset}, in percent"), caption_justify="left")
-    for column in ("arm", "seeds", "mAP", "CF1", "OF1", "best epoch", "published mAP"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    table.add_column("arm")
+    for column in ("seeds", "mAP", "CF1", "OF1", "best epoch"):
+        table.add_column(column, justify="right")
+    compared = bool(space.published or space.others)  # with what others published
+    if compared:
+        table.add_column("published mAP", justify="right")
     costs = COSTS if _costs_differ(jobs, outcomes) else {}
     for column, _ in costs.values():
         table.add_column(column, justify="right")
@@ -88,7 +93,7 @@ def results_table(
             note = f"{entry.mAP:.1f} {mark}".rstrip()
         shared = shared or one_stage1(finished, jobs)
         spent = [f"{mean(one[cost] for one in found) / unit:.3g}" if found else "" for cost, (_, unit) in costs.items()]
-        table.add_row(Text(name), seeds, *values, best, note, *spent)
+        table.add_row(Text(name), seeds, *values, best, *([note] if compared else []), *spent)
     for other in (other for other in space.others if other.dataset == dataset):
         mAP, CF1, OF1 = ("" if value is None else f"{value:.1f}" for value in (other.mAP, other.CF1, other.OF1))
         mark = marks.setdefault(
@@ -106,6 +111,8 @@ def results_table(
     how = [(protocol.words(), arms) for protocol, arms in measured.items()]
     said = [f"measured: {words}" + (f" ({', '.join(arms)})" if len(how) > 1 else "") for words, arms in how]
     notes = [*said, *(f"{mark} {how}" for how, mark in marks.items())]
+    if costs:
+        notes.append("params, MACs: weights, and multiply–adds per image")
     if most == 1:
         notes.append("one seed: differences of a few points say nothing yet")
     elif most > 1:

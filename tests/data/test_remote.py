@@ -83,11 +83,11 @@ def roles(dataset: Dataset) -> dict[str, tuple[str, ...]]:
 
 def test_it_is_the_dataset_that_was_uploaded(table: Bucket, pictures: Path, tmp_path: Path):
     config = own(table)
-    assert config.data.root == f"{table.url}/set" and config.data.name == "labels" and config.data.format == "table"
+    assert config.data.root == f"{table.url}/set" and config.data.name == "set" and config.data.format == "table"
     dataset = load(config.data, tmp_path)
     original = load(configure(str(pictures), overrides=parse_set(["data.selection_split=selection"])).data, tmp_path)
     assert dataset.fingerprint == original.fingerprint and roles(dataset) == roles(original)
-    assert dataset.name == original.name == "labels"
+    assert (dataset.name, original.name) == ("set", "pictures")
     for here, there in zip(dataset.test.files(), original.test.files(), strict=True):
         assert here.read_bytes() == there.read_bytes() and here.is_relative_to(tmp_path)
     names = {"set/labels.csv", "set/SHA256SUMS", *(f"set/{index}.png" for index in range(36))}

@@ -54,12 +54,12 @@ def ui(searches) -> Iterator[str]:
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium here")
 def test_a_person_finds_their_way(searches, ui, tmp_path):
-    _, children = searches.children("constraints-labels")
+    _, children = searches.children("constraints-pictures")
     by_test = sorted(children, key=lambda name: -children[name].data.metrics["test/mAP"])
     with browser() as page:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        pages = Pages(page, ui, "constraints-labels", tmp_path / "screens")
+        pages = Pages(page, ui, "constraints-pictures", tmp_path / "screens")
         assert [name for name in pages.leaderboard() if name in children] == by_test
         titles = pages.charts()
         assert {"selection/mAP", "selection/mirrored_share", PICTURES} <= set(
@@ -73,7 +73,7 @@ def test_a_person_finds_their_way(searches, ui, tmp_path):
         text = pages.description()
         assert "Which of the anchor (A)" in text and "python -m ram_tune.search constraints" in text
         assert "best epoch" in text and "A+S+P" in text  # the table
-        assert "labels" in text.partition("Datasets")[2]
+        assert "pictures" in text.partition("Datasets")[2]
         text = pages.report()
         assert "The answer" in text and "A+S+P" in text and "over images" in text
     assert not complaints

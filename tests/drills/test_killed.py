@@ -64,7 +64,7 @@ def test_processes_that_are_lost_one_after_another_are_replaced_within_the_searc
                 os.kill(pid, signal.SIGKILL)
     assert search.wait() == 0, "".join(said)
     assert not left, "".join(said)
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 61))
 
@@ -100,7 +100,7 @@ def test_one_of_two_workers_of_a_run_is_lost(pictures, tiny, tmp_path, workers):
             assert len(found) == 2
             os.kill(max(found), signal.SIGKILL)
     assert search.wait() == 0, "".join(said)
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert searches.epochs(children["A+S · seed 0"]) == list(range(1, 41))
 
@@ -145,7 +145,7 @@ def test_killed_again_and_again(pictures, twelve_epochs, tmp_path, undisturbed, 
     done = searches.run("constraints", *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert set(children) == {"stage 1", *(f"{arm} · seed 0" for arm in ARMS)}
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert searches.epochs(children.pop("stage 1")) == [1, 2]
@@ -155,7 +155,7 @@ def test_killed_again_and_again(pictures, twelve_epochs, tmp_path, undisturbed, 
     whole = Searches(undisturbed, pictures, twelve_epochs)
     if not (undisturbed / "mlflow.db").exists():
         assert whole.run("constraints", "--workers", "0", *options[2:]).returncode == 0
-    _, others = whole.children("constraints-labels")
+    _, others = whole.children("constraints-pictures")
     for name, run in children.items():
         for metric in ("test/mAP", "selection/mAP", "test/OF1"):
             assert run.data.metrics[metric] == others[name].data.metrics[metric], (name, metric)
@@ -185,7 +185,7 @@ def test_a_sampled_search_killed_at_ten_random_moments(pictures, tiny, tmp_path)
     settings = tried(study)
     assert len(settings) == 8 and {one.state for one in settings} <= {"finished", "pruned"}
     runs = study.runs()
-    _, children = searches.children("drawn-labels")
+    _, children = searches.children("drawn-pictures")
     assert set(children) == {
         f"{run['setting']} · seed {run['seed']}" if run["kind"] != "stage1" else "stage 1" for run in runs.values()
     }

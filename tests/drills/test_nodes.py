@@ -62,7 +62,7 @@ def seconds_until(true: Callable[[], object], patience: float = 120) -> float:
 
 
 def whole(searches: Searches, names: set[str], epochs: int = EPOCHS) -> None:
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     children.pop("stage 1")
     assert set(children) == names

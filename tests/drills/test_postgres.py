@@ -264,7 +264,7 @@ def test_a_search_keeps_its_study_and_its_record_there(postgres, server, picture
     client = MlflowClient(server.address)
 
     def recorded():
-        found = runs(client, "drawn-labels")
+        found = runs(client, "drawn-pictures")
         named = {run.info.run_name: run for run in found if run.data.tags["ram_tune.role"] != "search"}
         assert len(named) == len(found) - 1
         return {

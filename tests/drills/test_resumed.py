@@ -32,7 +32,7 @@ def test_interrupted_resumed_repeated_and_extended(pictures, tiny, tmp_path):
     lines += list(first.stdout)
     assert first.wait(timeout=120) == 130, "".join(lines)
     assert "The same command goes on from here" in "".join(lines)
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert parent.info.status == children["none · seed 0"].info.status == "KILLED"
     reached = searches.epochs(children["none · seed 0"])
     assert reached == list(range(1, len(reached) + 1))
@@ -42,7 +42,7 @@ def test_interrupted_resumed_repeated_and_extended(pictures, tiny, tmp_path):
     assert second.returncode == 0, second.stdout + second.stderr
     assert "1 of them finished before" in second.stdout  # stage 1
     assert "epoch   1/24" not in "".join(line for line in second.stdout.splitlines() if line.startswith("none"))
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert set(children) == {"stage 1", "none · seed 0", "A+S · seed 0"}
     for name in ("none · seed 0", "A+S · seed 0"):
         assert searches.epochs(children[name]) == list(range(1, 25))
@@ -59,7 +59,7 @@ def test_interrupted_resumed_repeated_and_extended(pictures, tiny, tmp_path):
         "none",
         "A+S",
     ]
-    parent, children = searches.children("constraints-labels")
+    parent, children = searches.children("constraints-pictures")
     assert set(children) == {"stage 1", *(f"{arm} · seed {seed}" for arm in ("none", "A+S") for seed in (0, 1))}
     assert parent.info.status == "FINISHED"
     assert "all seeds start from one stage 1" in fourth.stdout

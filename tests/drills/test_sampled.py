@@ -22,7 +22,7 @@ def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(pictures, 
     space.write_text(DRAWN)
     first = searches.run(str(space), "--workers", "0")
     assert first.returncode == 0, first.stdout + first.stderr
-    _, children = searches.children("drawn-labels")
+    _, children = searches.children("drawn-pictures")
     assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(3))}
     for name, run in children.items():
         if name != "stage 1" and run.info.status == "FINISHED":
@@ -34,7 +34,7 @@ def test_drawn_settings_are_run_extended_and_said_to_be_what_they_are(pictures, 
 
     more = searches.run(str(space), "--workers", "0", "--trials", "4")
     assert more.returncode == 0, more.stdout + more.stderr
-    _, children = searches.children("drawn-labels")
+    _, children = searches.children("drawn-pictures")
     assert set(children) == {"stage 1", *(f"#{number} · seed 0" for number in range(4))}
     assert "#3 · seed 0" in more.stdout and "#2 · seed 0  started" not in more.stdout
 

@@ -182,7 +182,7 @@ def test_a_search_is_left_running_listed_and_followed_to_its_end(cluster, clone,
             break
     said += sent.stdout
     assert sent.wait() == 130, "".join(said)
-    (job,) = set(re.findall(r"mine-labels-\d{8}-\d{6}-[0-9a-f]{4}", "".join(said)))
+    (job,) = set(re.findall(r"mine-pictures-\d{8}-\d{6}-[0-9a-f]{4}", "".join(said)))
     assert f"--follow {job}" in said[-2] and f"--stop {job}" in said[-1]
 
     listed = call(cluster, clone, "--jobs").stdout
@@ -195,7 +195,7 @@ def test_a_search_is_left_running_listed_and_followed_to_its_end(cluster, clone,
     assert call(cluster, clone, "--stop", job).returncode == 0  # there is nothing to do
 
     record = Searches(cluster.shared, pictures, fields)
-    parent, children = record.children("mine-labels")
+    parent, children = record.children("mine-pictures")
     assert set(children) == {"stage 1", "none · seed 0", "A+S · seed 0"}
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert record.epochs(children["A+S · seed 0"]) == list(range(1, 61))
@@ -213,7 +213,7 @@ def test_a_job_is_stopped_with_its_epoch_and_the_same_command_goes_on(cluster, c
         said.append(line)
         if "epoch   4/300" in line:
             break
-    (job,) = set(re.findall(r"constraints-labels-\d{8}-\d{6}-[0-9a-f]{4}", "".join(said)))
+    (job,) = set(re.findall(r"constraints-pictures-\d{8}-\d{6}-[0-9a-f]{4}", "".join(said)))
     stopped = call(cluster, clone, "--stop", job)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "A+S  stopped" in stopped.stdout.replace(" · seed 0", ""), stopped.stdout  # by itself, within its epoch
@@ -224,7 +224,7 @@ def test_a_job_is_stopped_with_its_epoch_and_the_same_command_goes_on(cluster, c
     done = searches.run(*options)
     assert done.returncode == 0, done.stdout + done.stderr
     record = Searches(cluster.shared, pictures, fields)
-    parent, children = record.children("constraints-labels")
+    parent, children = record.children("constraints-pictures")
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert record.epochs(children["A+S · seed 0"]) == list(range(1, 301))
     trained = [int(epoch) for epoch in re.findall(r"epoch +(\d+)/300", done.stdout)]

@@ -133,7 +133,7 @@ def test_the_card_says_data_splits_metrics_and_weights(run, tmp_path):
     final = json.loads((run / "metrics.json").read_text())
     for words in (
         "# constraints",
-        "labels (fingerprint",
+        "pictures (fingerprint",
         "train: 20 images",
         "selection: 8 images",
         "test: 8 images",

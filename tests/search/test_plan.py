@@ -148,4 +148,4 @@ def test_a_study_is_named_by_what_its_arms_share_but_for_the_seed(pictures, tiny
 
     assert name() == name("training.seed=5") == name("execution.threads=1")
     assert name() != name("training.epochs=4")
-    assert name().startswith("c-labels-")
+    assert name().startswith("c-pictures-")

@@ -30,7 +30,7 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     assert done.returncode == 1, done.stdout + done.stderr  # one arm failed
 
     # One parent; a stage 1 and the arms below it.
-    parent, children = searches.children("three-labels")
+    parent, children = searches.children("three-pictures")
     assert {name: run.info.status for name, run in children.items()} == {
         "stage 1": "FINISHED",
         "A+S+P · seed 0": "FINISHED",
@@ -72,10 +72,10 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())["test"]
     for name in ("mAP", "CF1", "OF1"):
         assert arm.data.metrics[f"test/{name}"] == pytest.approx(plain[name], abs=1e-9)
-    assert "1 version of three-labels; the best by selection mAP is three-labels@best" in done.stdout
-    (version,) = client.search_model_versions("name = 'three-labels'")
+    assert "1 version of three-pictures; the best by selection mAP is three-pictures@best" in done.stdout
+    (version,) = client.search_model_versions("name = 'three-pictures'")
     assert version.run_id == arm.info.run_id and version.tags["ram_tune.setting"] == "A+S+P"
-    assert client.get_model_version_by_alias("three-labels", "best").version == version.version
+    assert client.get_model_version_by_alias("three-pictures", "best").version == version.version
     assert re.search(r"On disk: \S+ MB, of it \S+ [kM]B in \d files of weights", done.stdout)
 
     # What a person meets in MLflow.
@@ -84,7 +84,7 @@ def test_arms_end_up_in_mlflow_with_what_a_plain_run_gives(searches, pictures, t
     assert "| arm | seeds | mAP |" in description and "FAILED diverges" in description
     for run in (parent, arm):
         (given,) = run.inputs.dataset_inputs
-        assert given.dataset.name == "labels" and given.dataset.digest == arm.data.tags["ram_tune.dataset"]
+        assert given.dataset.name == "pictures" and given.dataset.digest == arm.data.tags["ram_tune.dataset"]
         profile = json.loads(given.dataset.profile)
         assert profile["labels"] == 3 and profile["train"] > profile["selection"] > 0
     page = f"/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=ram_tune"

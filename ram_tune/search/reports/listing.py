@@ -51,9 +51,9 @@ def listed(url: str) -> list[Listed]:
     return [Listed(name, found[number, name], searches.get(number, "")) for number, name in sorted(found)]
 
 
-def find(url: str, name: str, option: str = "NAME") -> str:
-    """The study that a person means: its own name, or the start of it (`constraints`, `constraints-scenes`), of which the
-    newest. Raises BadInput naming the known ones.
+def find(url: str, name: str, option: str = "NAME") -> list[str]:
+    """The studies that a person may mean, the newest last: the one of this name, or all that begin with it (`constraints`,
+    `constraints-scenes`). Raises BadInput naming the known ones.
     """
     there = listed(url)
     known = [one.name for one in there]
@@ -65,7 +65,7 @@ def find(url: str, name: str, option: str = "NAME") -> str:
             expected=f"one of {', '.join(known)}, or the start of its name" if known else "a search; there is none yet",
             remedy=nearest(name, known),
         )
-    return meant[-1]
+    return meant
 
 
 def _attributes(url: str) -> Iterator[tuple[int, str, str, Any]]:

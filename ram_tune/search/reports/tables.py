@@ -53,9 +53,8 @@ def verdicts(found: Comparison) -> list[str]:
     if base is None or base.mean is None or len(arms) < 2:
         return without_reference(found)
     top = max(arms, key=lambda row: row.mean.mean if row.mean else -math.inf)
-    said = [
-        f"highest {found.metric}: {top.name} with {spread(top.mean)}; {base.name}, the reference, has {spread(base.mean)}"
-    ]
+    other = f"; {base.name}, the reference, has {spread(base.mean)}" if top is not base else ", the reference"
+    said = [f"highest {found.metric}: {top.name} with {spread(top.mean)}{other}"]
     tested = [row for row in arms if not math.isnan(row.holm)]
     if tested:
         sure = [f"{row.name} ({row.paired.difference.mean:+.1f})" for row in tested if row.paired and row.holm < ALPHA]

@@ -173,8 +173,8 @@ def test_searches_are_listed_with_their_runs_and_found_by_the_start_of_their_nam
         (first.name, {"finished": 1, "pruned": 0, "failed": 1, "running": 0}),
         (second.name, {"finished": 1, "pruned": 0, "failed": 0, "running": 0}),
     ]
-    assert find(storage, first.name) == first.name
-    assert find(storage, "constraints") == find(storage, "constraints-scenes") == second.name
+    assert find(storage, first.name) == [first.name]
+    assert find(storage, "constraints") == find(storage, "constraints-scenes") == [first.name, second.name]
 
 
 def test_a_search_whose_name_begins_alike_is_another_one(tmp_path):
@@ -183,9 +183,9 @@ def test_a_search_whose_name_begins_alike_is_another_one(tmp_path):
         made = Finished(tmp_path, space(), name=name)
         note(made.study, search, "scenes", made.space, "search", 3)
         made.run("none", 0)
-    assert find(made.storage, "constraints") == find(made.storage, "constraints-scenes") == theirs
-    assert find(made.storage, "constraints-mine") == find(made.storage, "constraints-mine-scenes") == mine
-    assert find(made.storage, "my_own") == find(made.storage, "my_own-scenes") == find(made.storage, long) == long
+    assert find(made.storage, "constraints") == find(made.storage, "constraints-scenes") == [theirs]
+    assert find(made.storage, "constraints-mine") == find(made.storage, "constraints-mine-scenes") == [mine]
+    assert find(made.storage, "my_own") == find(made.storage, "my_own-scenes") == find(made.storage, long) == [long]
     with pytest.raises(BadInput, match="no search 'my'"):
         find(made.storage, "my")
 
@@ -193,7 +193,7 @@ def test_a_search_whose_name_begins_alike_is_another_one(tmp_path):
 def test_a_search_older_than_its_note_is_found_by_the_start_of_its_name(tmp_path):
     old = Finished(tmp_path, space(), name="constraints-mine-scenes-00000000", noted=False)
     old.run("none", 0)
-    assert find(old.storage, "constraints") == old.name
+    assert find(old.storage, "constraints") == [old.name]
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(search):
