@@ -37,12 +37,12 @@ h2 { font-size: 21px; margin: 52px 0 14px; padding-top: 14px; border-top: 2px so
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
 table.close td { padding-top: 3px; padding-bottom: 3px; }
 caption { text-align: left; font-weight: 600; padding-bottom: 8px; }
-th, td { padding: 6px 14px 6px 0; text-align: left; vertical-align: baseline; }
+th, td { padding: 6px 14px 6px 0; text-align: left; vertical-align: baseline; } th { vertical-align: bottom; }
 th:last-child, td:last-child { padding-right: 4px; }
 th { font-weight: 600; font-size: 12.5px; color: var(--soft); border-bottom: 1px solid var(--ink); }
 thead tr { border-top: 2px solid var(--ink); }
 tbody tr { border-bottom: 1px solid var(--line); } tbody tr:last-child { border-bottom: 2px solid var(--ink); }
-.right { text-align: right; white-space: nowrap; }
+.right { text-align: right; } td.right { white-space: nowrap; }
 td:first-child { font-weight: 600; }
 .note { font-size: 12.5px; line-height: 1.5; color: var(--soft); margin: 8px 0 0; max-width: 78ch; }
 ul.said { padding-left: 20px; } ul.said li { margin: 5px 0; }
