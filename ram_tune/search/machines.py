@@ -42,7 +42,7 @@ def ray_cluster(address: str = "") -> Iterator[Machines]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ram_tune"}
     if address:
         _require_reachable(address)
-        _show_the_token()
+        _show_the_token(address)
         try:
             variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
             ray.init(address=address, runtime_env=variables, **quiet)
@@ -112,14 +112,33 @@ def _launched_from() -> Mapping[str, Any]:
         return {}
 
 
-def _show_the_token() -> None:
+def _show_the_token(address: str) -> None:
     """`ray start` asks for a token where its machine has one, as each has that a search of its own has run on; `ray.init` with
-    an address shows it only where it is told to.
+    an address shows it only where it is told to. A cluster that asks for none does not know what to do with it.
     """
+    if os.environ.get("RAY_AUTH_MODE") or address == "auto" or not _asks_for_a_token(address):
+        return
     from ray._private.authentication import authentication_token_setup as setup
 
     setup.logger.setLevel(logging.ERROR)
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if not setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+        raise BadInput(
+            f"--address {address}",
+            found="a Ray cluster that asks for a token",
+            expected="its token, in ~/.ray/auth_token, or in the file or the words of $RAY_AUTH_TOKEN_PATH, $RAY_AUTH_TOKEN",
+            remedy="Copy it from the cluster's head.",
+        )
+
+
+def _asks_for_a_token(address: str) -> bool:
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=5)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+    return False
 
 
 def _require_reachable(address: str) -> None:

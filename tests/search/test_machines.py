@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
-from ram_tune.search.machines import Machines, may_come
+from ram_tune.errors import BadInput
+from ram_tune.search.machines import Machines, _show_the_token, may_come
 
 HEAD, WORKER = {"CPU": 0.0, "GPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -52,6 +55,32 @@ def test_our_own_file_as_ray_completes_it():
         "accelerator_type:A10G": 1,
     }
     assert may_come([HEAD], config) == (WORKER,) * config["max_workers"]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_whether_a_cluster_asks_for_a_token_is_asked_before_ray_tries_without(asks, monkeypatch, tmp_path):
+    class Head(grpc.GenericRpcHandler):
+        def service(self, handler_call_details):
+            def answer(request, context):
+                return context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken") if asks else b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        if asks:
+            with pytest.raises(BadInput, match=r"a Ray cluster that asks for a token.*Copy it from"):
+                _show_the_token(address)
+        else:
+            _show_the_token(address)
+    finally:
+        server.stop(None)
+    assert "RAY_AUTH_MODE" not in os.environ
 
 
 ASK = """
