@@ -167,8 +167,11 @@ def edge_fingerprint(edge_model: str) -> dict[str, str]:
     return {"edges": file_digest(path)}
 
 
-def _called(file: Path) -> str:
-    """A dataset's name: its file's, or that of its folder where the file's would suit any."""
+def dataset_name(data: str) -> str:
+    """What `--data` is called: a preset's name, a file's, or its folder's where the file's would suit any. It need not exist."""
+    if data in PRESETS:
+        return data
+    file = Path(unquote(urlsplit(data).path)) if is_url(data) else Path(data).expanduser().absolute()
     return file.parent.name if file.stem.lower() in ANY_NAME and file.parent.name else file.stem
 
 
@@ -185,7 +188,7 @@ def preset(name: str) -> Fields:
                 f"--data {name}", found="no such file", expected="a CSV or COCO JSON file", remedy="Check the path."
             )
         return {
-            "data.name": _called(Path(unquote(str(path))) if url else path.absolute()),
+            "data.name": dataset_name(name),
             "data.format": formats[path.suffix.lower()],
             "data.file": name if url else str(path),
             "data.root": urlunsplit(url._replace(path=str(path.parent))) if url else str(path.parent),

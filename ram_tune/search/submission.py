@@ -25,7 +25,7 @@ from typing import Any
 import ram_tune
 from ram_tune.errors import BadInput
 from ram_tune.options import masked
-from ram_tune.presets import is_path
+from ram_tune.presets import dataset_name, is_path
 from ram_tune.search import space as spaces
 from ram_tune.search.arguments import parser
 from ram_tune.search.provenance import COMMIT, commit
@@ -87,7 +87,7 @@ class Submission:
 def submission(options: argparse.Namespace) -> Submission:
     """The job that does what `options` ask for. A new id each time: readable, and unique on any cluster."""
     arguments = arguments_of(options)
-    name, dataset = Path(options.search).stem, Path(options.data or "scenes").stem
+    name, dataset = Path(options.search).stem, dataset_name(options.data or "scenes")
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
     variables = {BY_VARIABLE[option]: getattr(options, option) for option in BY_VARIABLE if getattr(options, option)}
     variables[STOP_VARIABLE] = os.environ.get(STOP_VARIABLE, str(STOP_SECONDS))
