@@ -138,9 +138,8 @@ def _torchvision(config: BackboneConfig, weights: Mapping[str, Tensor] | None) -
         )
     extractor = create_feature_extractor(network, {layer: "map"})
     kept = {id(parameter) for parameter in extractor.parameters()}
-    for (
-        parameter
-    ) in network.parameters():  # cycles keep the network alive for a while: VGG's fc6 and fc7 are half a gigabyte
+    # Cycles keep the network alive for a while: VGG's fc6 and fc7 are half a gigabyte.
+    for parameter in network.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.new_empty(0)
     if weights is not None:
