@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(console, f"  … and {len(unusable) - LISTED} more")
     else:
         _say(console, f"all {total} files are there{'' if options.fast else ' and decode'}")
-    for sentence in against_published(data, dataset):
+    for sentence in [*without_images(dataset), *against_published(data, dataset)]:
         _say(console, sentence)
     missing = any(reason == MISSING for _, reason in unusable)
     fingerprint = "unknown while files are missing" if missing else dataset.fingerprint
@@ -84,6 +84,19 @@ def check_files(dataset: Dataset, max_pixels: int, *, decode: bool) -> list[tupl
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         reasons = list(progress.track(in_threads(reason, files), len(files), description="reading images"))
     return [(path, why) for path, why in zip(files, reasons, strict=True) if why]
+
+
+def without_images(dataset: Dataset) -> list[str]:
+    """A sentence for each role in which some labels have no image that shows them."""
+    sentences = []
+    for role, images in dataset.roles.items():
+        shown = images.targets.any(axis=0)
+        names = [name for name, is_shown in zip(dataset.categories, shown, strict=True) if not is_shown]
+        if names:
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            meaning = "they cannot be learned" if role == "train" else f"the mAP on {role} is without them"
+            sentences.append(f"no image for {role} shows {', '.join(names[:LISTED])}{more}: {meaning}")
+    return sentences
 
 
 def against_published(data: Data, dataset: Dataset) -> list[str]:

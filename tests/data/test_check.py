@@ -60,6 +60,24 @@ def test_settings_reach_the_data(table: Path, capsys: pytest.CaptureFixture[str]
     assert output.splitlines()[-1] == one and "fingerprint: " in one  # told once or twice: the same
 
 
+def test_labels_that_a_role_lacks_are_named(table: Path, capsys: pytest.CaptureFixture[str]):
+    lines = [line for line in table.read_text().splitlines() if not line.endswith(",")]
+    splits = ["split", *["train"] * 44, *["selection"] * 2, *["test"] * 4]
+    lines = [f"{line},{split}" for line, split in zip(lines, splits, strict=True)]
+    lines[-4:] = [line.replace(",b,", ",a,") for line in lines[-4:]]
+    lines[1] = lines[1].replace(",a,", ",a;c,")
+    table.write_text("\n".join(lines))
+    code, output = check(capsys, "--data", table, "--fast")
+    assert code == 0
+    told = [line for line in output.splitlines() if line.startswith("no image")]
+    assert told == [
+        "no image for selection shows c: the mAP on selection is without them",
+        "no image for test shows b, c: the mAP on test is without them",
+    ]
+    table.write_text("\n".join(lines).replace(",train", ",spare").replace(",test", ",train").replace(",spare", ",test"))
+    assert "no image for train shows b, c: they cannot be learned" in check(capsys, "--data", table, "--fast")[1]
+
+
 def test_broken_files_are_listed(table: Path, capsys: pytest.CaptureFixture[str]):
     broken = [table.parent / f"img/[a]{i}.png" for i in range(12)]
     for path in broken[1:]:
