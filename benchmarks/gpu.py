@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import side_by_side
+from benchmarks.measure import ratio, side_by_side
 from benchmarks.steps import batch_of, convolutions, counted, made, passes, step, synchronised
 from ram_tune.evaluation.views import Plan, represent
 
@@ -75,6 +75,13 @@ def training(device: str, side: int, images: int, best: float, rounds: int) -> I
     if run.device.type == "cuda":
         yield f"{what}: peak memory", torch.cuda.max_memory_allocated(run.device) / 2**30, "GiB"
         torch.cuda.reset_peak_memory_stats(run.device)
+    compiled = made(device, execution__compile=True)
+    compiled.network.train()
+    yield (
+        f"{what}: a step with execution.compile",
+        ratio(*side_by_side([step(compiled, batch), step(run, batch)], rounds)),
+        "×",
+    )
 
 
 def main(arguments: list[str] | None = None) -> list[Line]:

@@ -227,6 +227,9 @@ class Execution(Section):
     deterministic: bool = False
     """On a GPU: only operations that give the same bits again, where PyTorch has such (the gradients of region sampling have
     none), at the price of speed. On a CPU all of them do. Default off."""
+    compile: bool = False
+    """`torch.compile` the backbone for training. It takes half a minute at the start, and did not pay on the CPUs it was tried
+    on; `python -m benchmarks.gpu` says whether it does on a GPU. Default off."""
 
 
 class Config(Section):

@@ -29,6 +29,7 @@ from ram_tune.models.reinforced import RARL
 from ram_tune.presets import edge_fingerprint, from_json, weights_fingerprint
 from ram_tune.training import checkpoint
 from ram_tune.training.adam import Adam
+from ram_tune.training.compiled import compile_backbone
 from ram_tune.training.device import autocast, device_of, set_arithmetic
 from ram_tune.training.losses import Criterion
 from ram_tune.training.ranks import ALONE, Ranks
@@ -285,6 +286,8 @@ def assemble(
         config.model.regions if config.model.name == "rma" else 0
     )  # where regions are given there is nothing to pull
     criterion = Criterion(config.loss, pulled, isinstance(network.head, RARL)).to(device)
+    if config.execution.compile:
+        compile_backbone(network.backbone)
     return Run(config, dataset, fingerprint, cache_dir, device, network, criterion, _adam(config, network))
 
 
