@@ -17,6 +17,9 @@ from ram_tune.training import checkpoint
 VERSIONS = "model versions"
 """The note by which a study says which runs are models in MLflow: fingerprint → its version there."""
 
+BEST = "best model"
+"""The note by which a study says which version it has called the best."""
+
 BEST_ALIAS = "best"
 
 
@@ -47,12 +50,12 @@ def register(
     """
     arms: dict[str, list[str]] = {}  # fingerprint → the arms whose best it is
     runs: dict[str, Job] = {}
-    versions = _versions(study)
+    versions, best = dict(study.note(VERSIONS) or {}), study.note(BEST)
     for arm, job in best_of_arms(jobs, outcomes).items():
         if has_weights(outcomes[job.fingerprint].checkpoint) and job.fingerprint not in versions:
             arms.setdefault(job.fingerprint, []).append(arm)
             runs[job.fingerprint] = job
-    if not runs:
+    if not runs and _best_version(jobs, versions, study) == best:
         return []
     from mlflow import MlflowClient
 
@@ -73,19 +76,27 @@ def register(
             model = log_model(record.uri, run_id, folder, name, words)
             versions[run] = new_version(record.uri, model, name, words, tags)
             study.set_note(VERSIONS, versions)
-        known = study.outcomes()
-        drawn = [job.fingerprint for job in jobs if job.sampled]  # the best by whatever the search is for
-        top = drawn[-1] if drawn else max((run for run in versions if run in known), key=lambda run: _value(known[run]))
-        MlflowClient(record.uri).set_registered_model_alias(name, BEST_ALIAS, versions[top])
+        best = _best_version(jobs, versions, study) or ""
+        MlflowClient(record.uri).set_registered_model_alias(name, BEST_ALIAS, best)
+        study.set_note(BEST, best)
     except Exception as error:  # MLflow's, the network's: the search is over and well
         return [f"Not every arm's model was registered: {error_line(str(error))}. The same command tries again."]
-    by = "the search's objective" if drawn else OBJECTIVE.replace("/", " ")
-    return [f"Registered in MLflow: {plural(len(runs), 'version')} of {name}; the best by {by} is {name}@{BEST_ALIAS}."]
+    by = "the search's objective" if any(job.sampled for job in jobs) else OBJECTIVE.replace("/", " ")
+    new = f"{plural(len(runs), 'version')} of {name}; " if runs else ""
+    return [f"Registered in MLflow: {new}the best by {by} is {name}@{BEST_ALIAS}."]
 
 
-def _versions(study: Study) -> dict[str, str]:
-    """Fingerprint → version, of the runs that are models in MLflow."""
-    return dict(study.note(VERSIONS) or {})
+def _best_version(jobs: Sequence[Job], versions: Mapping[str, str], study: Study) -> str | None:
+    """The version that is to be called the best, if any: a sampled search's last setting is, by whatever the search is for,
+    and where that only evaluates, the training it evaluates.
+    """
+    for job in reversed([job for job in jobs if job.sampled]):
+        for run in (job.fingerprint, *job.needs):
+            if run in versions:
+                return versions[run]
+    known = study.outcomes()
+    top = max((run for run in versions if run in known), key=lambda run: _value(known[run]), default=None)
+    return versions[top] if top else None
 
 
 def drop(keep: Keep, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
@@ -131,7 +142,9 @@ def disk_use(folder: Path) -> str:
             total += size
             if file.suffix == ".pt":
                 weights, files = weights + size, files + 1
-    return f"On disk: {_size(total)}, of it {_size(weights)} in {files} files of weights (--keep-checkpoints)."
+    return (
+        f"On disk: {_size(total)}, of it {_size(weights)} in {plural(files, 'file')} of weights (--keep-checkpoints)."
+    )
 
 
 def _delete(folder: str) -> None:

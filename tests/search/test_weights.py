@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ram_tune.config import Config, Training
 from ram_tune.search.jobs import Job, Keep, Outcome
 from ram_tune.search.study import OBJECTIVE
-from ram_tune.search.weights import best_of, best_of_arms, disk_use, drop
+from ram_tune.search.weights import best_of, best_of_arms, disk_use, drop, register
 
 
 class Left:
@@ -66,6 +68,66 @@ def test_arms_that_share_a_run_share_its_weights_be_it_stage_1s(left):
     shared = [replace(job, also=("twin",)) if job.setting == "b" else job for job in shared]
     found = {arm: job.fingerprint for arm, job in best_of_arms(shared, left.outcomes).items()}
     assert found == {"a": "a1", "b": "b0", "twin": "b0", "whole_image": "s"}
+
+
+class Store:
+    """Of MLflow: how often it was asked for a version, which of them bears the alias, and whether it is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.versions, self.alias, self.away = 0, "", False
+        monkeypatch.setattr("ram_tune.search.model.card", lambda *_: "")
+        monkeypatch.setattr("ram_tune.search.model.log_model", lambda *_: "")
+        monkeypatch.setattr("ram_tune.search.model.register", lambda *_: self.new())
+        monkeypatch.setattr("mlflow.MlflowClient", lambda uri: self)
+
+    def new(self) -> str:
+        self.versions += 1
+        return str(self.versions)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        if self.away:
+            raise ConnectionError("MLflow is away")
+        self.alias = version
+
+
+class Noted:
+    """A study's notes and outcomes."""
+
+    def __init__(self, outcomes: dict[str, Outcome]):
+        self.notes: dict[str, Any] = {}
+        self.set_note, self.note, self.outcomes = self.notes.__setitem__, self.notes.get, lambda: outcomes
+
+
+RECORD: Any = SimpleNamespace(uri="", run_id=lambda run: run)
+ABOUT: Any = SimpleNamespace(experiment="regions-photos", title="Regions")
+
+
+def test_an_alias_that_could_not_be_set_is_set_by_the_next_command_and_then_no_more(left, monkeypatch):
+    store = Store(monkeypatch)
+    study: Any = Noted(left.outcomes)
+    store.away = True
+    (said,) = register(left.jobs, left.outcomes, study, RECORD, ABOUT)
+    assert "MLflow is away. The same command tries again" in said and store.versions == 2
+    store.away = False
+    (said,) = register(left.jobs, left.outcomes, study, RECORD, ABOUT)
+    assert said == "Registered in MLflow: the best by selection mAP is regions-photos@best."
+    assert store.alias == "1" and store.versions == 2  # a's seed 1
+    store.away = True
+    assert register(left.jobs, left.outcomes, study, RECORD, ABOUT) == []
+
+
+def test_of_a_drawn_setting_that_evaluates_its_training_is_the_best(left, monkeypatch):
+    store = Store(monkeypatch)
+    study: Any = Noted(left.outcomes)
+    register(left.jobs, left.outcomes, study, RECORD, ABOUT)
+    trained = replace(left.jobs[-1], sampled=True, setting="#3")  # b2, which is far from the best
+    drawn = [trained, Job("evaluate", "#3", Config(), "e", "data", ("b2",), sampled=True)]
+    left.outcomes["e"] = left.left("e", 0.2)
+    (said,) = register(drawn, left.outcomes, study, RECORD, ABOUT)
+    assert said == (
+        "Registered in MLflow: 1 version of regions-photos; the best by the search's objective is regions-photos@best."
+    )
+    assert store.versions == 3 and store.alias == "3"
 
 
 @pytest.mark.parametrize(
