@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -168,11 +169,16 @@ def edge_fingerprint(edge_model: str) -> dict[str, str]:
 
 
 def dataset_name(data: str) -> str:
-    """What `--data` is called: a preset's name, a file's, or its folder's where the file's would suit any. It need not exist."""
+    """What `--data` is called: a preset's name, a file's, or that of the nearest folder above it (or its bucket) which does
+    not suit any dataset. It need not exist.
+    """
     if data in PRESETS:
         return data
-    file = Path(unquote(urlsplit(data).path)) if is_url(data) else Path(data).expanduser().absolute()
-    return file.parent.name if file.stem.lower() in ANY_NAME and file.parent.name else file.stem
+    url = urlsplit(data)
+    place = url.netloc + unquote(url.path) if is_url(data) else Path(data).expanduser().absolute()
+    file = Path(os.path.normpath(place))
+    names = [file.stem, *(folder.name for folder in file.parents)]
+    return next((name for name in names if name and name.lower() not in ANY_NAME), file.stem)
 
 
 def preset(name: str) -> Fields:

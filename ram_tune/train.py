@@ -73,7 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = make_folder((options.resume or options.out or results_dir(None) / name).absolute(), "--out")
     console = Console()
     if options.profile:
-        _profile(config, dataset, folder, caches, console)
+        try:
+            _profile(config, dataset, folder, caches, console)
+        except NotEnoughMemoryError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return 0
     console.print(
         f"{dataset.name}: {len(dataset.train)} train, {len(dataset.selection)} selection, {len(dataset.test)} test images, "
@@ -113,6 +117,12 @@ def _configuration(options: argparse.Namespace) -> Config:
             found=overrides["evaluation.scales"],
             expected="none: one training has one scale, data.image_size",
             remedy="Train a model at each, then: python -m ram_tune.evaluate RUN RUN; or: python -m ram_tune.search views.",
+        )
+    if options.profile and options.stage1:
+        raise BadInput(
+            "--stage1",
+            found="both this and --profile",
+            expected="--profile alone: a step takes as long whatever weights it starts from",
         )
     if options.resume is None:
         return configure(options.data or "scenes", options.data_root, overrides=overrides)

@@ -10,7 +10,16 @@ from pydantic import ValidationError
 from ram_tune import config as module
 from ram_tune.config import Config, Loss, Model, Stage1, Training, digest, fields
 from ram_tune.errors import BadInput
-from ram_tune.presets import FOR_MODEL, PRESETS, configure, edge_fingerprint, from_fields, from_json, parse_set
+from ram_tune.presets import (
+    FOR_MODEL,
+    PRESETS,
+    configure,
+    dataset_name,
+    edge_fingerprint,
+    from_fields,
+    from_json,
+    parse_set,
+)
 
 CONTENTS = {"dataset": "0123456789abcdef"}
 
@@ -211,14 +220,21 @@ def test_an_unknown_preset_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("photos/labels.csv", "photos"), ("photos/birds.csv", "birds"), ("photos/Instances.json", "photos")],
+    [
+        ("photos/labels.csv", "photos"),
+        ("photos/birds.csv", "birds"),
+        ("photos/Instances.json", "photos"),
+        ("photos/annotations/instances.json", "photos"),
+        ("photos/below/../labels.csv", "photos"),
+    ],
 )
 def test_a_dataset_is_called_after_its_file_or_its_folder(tmp_path, monkeypatch, file, name):
-    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
     monkeypatch.chdir((tmp_path / file).parent)
     for place in (str(tmp_path / file), file.rpartition("/")[2], f"s3://bucket/{file}"):
         assert configure(place).data.name == name
+    assert dataset_name("s3://bucket/data/labels.csv") == "bucket"
 
 
 def test_later_layers_win():

@@ -165,6 +165,7 @@ def _search(
     )
     from ram_tune.search.lease import this_process
     from ram_tune.search.notify import Notifier, counts
+    from ram_tune.search.plan import experiment_name
     from ram_tune.search.record import REPORT, About, Record
     from ram_tune.search.reports.kept import note
     from ram_tune.search.reports.page import leave as leave_report
@@ -177,10 +178,11 @@ def _search(
     def summed_up(outcomes: Mapping[str, Outcome]) -> Summary:
         return summarise(space, dataset.name, jobs, outcomes, study, maker)
 
+    experiment = experiment_name(name, dataset.name)
     about = About(
-        experiment=f"{name}-{dataset.name}",
+        experiment=experiment,
         study=study.name,
-        title=f"{space.title} · {study.name.removeprefix(f'{name}-{dataset.name}-')}",
+        title=f"{space.title} · {study.name.removeprefix(f'{experiment}-')}",
         question=space.question,
         command=typed(sys.argv[1:]),
         params=base.flat(),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from statistics import mean
 
 from ram_tune.config import Config
+from ram_tune.search.findings import plural
 from ram_tune.search.jobs import Job
 from ram_tune.search.study import Study
 
@@ -35,8 +36,9 @@ def expected(jobs: Sequence[Job], study: Study | None, cache_dir: Path, gpus: fl
         f" ({'as recorded' if kind in recorded else 'timed here, with all its CPUs'})"
         for kind, pace in paces.items()
     )
+    what = f"{plural(len(trainings), 'training')}, {plural(epochs, 'epoch')}"
     return (
-        f"expected: {len(trainings)} trainings, {epochs} epochs ≈ {_duration(seconds)} of one worker{on_gpus}; "
+        f"expected: {what} ≈ {_duration(seconds)} of one worker{on_gpus}; "
         f"assumed: {how}; nothing given up, and evaluations not counted"
     )
 
@@ -50,26 +52,25 @@ def _recorded(study: Study | None, kind: str) -> float:
 
 
 def _measured(config: Config, cache_dir: Path) -> float:
-    """Seconds that an epoch takes here: a few steps on as many images as they need, times the steps of an epoch."""
-    from ram_tune.data.batches import steps_per_epoch, training_batches
+    """Seconds that an epoch takes here: a few whole batches of as many images as they need, for each image of an epoch."""
+    from ram_tune.data.batches import training_batches
     from ram_tune.data.roles import load
     from ram_tune.training.loop import optimise
     from ram_tune.training.run import prepare
 
-    batch = config.training.batch_size
-    steps = steps_per_epoch(len(load(config.data, cache_dir).train), batch)
+    images, batch = len(load(config.data, cache_dir).train), config.training.batch_size
     few = config.data.model_copy(update={"limit": batch * (STEPS + 1) * 2})  # half of them may be for selection
     stage1 = config.stage1.model_copy(update={"epochs": 0})
     run = prepare(config.model_copy(update={"data": few, "stage1": stage1}), cache_dir)
     run.network.train()
+    batch = min(batch, len(run.train))
+    batches = chain.from_iterable(training_batches(run.train, batch, 0, epoch) for epoch in count(1))
     began = []
-    for one in training_batches(run.train, min(batch, len(run.train)), 0, 1):
+    for one in islice((one for one in batches if len(one.targets) == batch), STEPS + 1):
         optimise(run, one.to(run.device)).sum().item()  # waits for the device
         began.append(time.perf_counter())
-        if len(began) > STEPS:
-            break
     # The fastest, for whatever else runs here will not run then.
-    return steps * min((later - earlier for earlier, later in pairwise(began)), default=0.0)
+    return images / batch * min(later - earlier for earlier, later in pairwise(began))
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray.exceptions import AuthenticationError
 from ray.util import get_node_ip_address
 
 from ram_tune.distribution.trial import ENVIRONMENT
@@ -46,6 +47,8 @@ def ray_cluster(address: str = "") -> Iterator[Machines]:
         try:
             variables = {"env_vars": {**ENVIRONMENT, "RAY_ADDRESS": address}}
             ray.init(address=address, runtime_env=variables, **quiet)
+        except AuthenticationError as error:
+            raise _no_token(address) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise _unreachable(address, str(error).splitlines()[0]) from error
     else:
@@ -122,12 +125,16 @@ def _show_the_token(address: str) -> None:
 
     setup.logger.setLevel(logging.ERROR)
     if not setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
-        raise BadInput(
-            f"--address {address}",
-            found="a Ray cluster that asks for a token",
-            expected="its token, in ~/.ray/auth_token, or in the file or the words of $RAY_AUTH_TOKEN_PATH, $RAY_AUTH_TOKEN",
-            remedy="Copy it from the cluster's head.",
-        )
+        raise _no_token(address)
+
+
+def _no_token(address: str) -> BadInput:
+    return BadInput(
+        f"--address {address}",
+        found="a Ray cluster that asks for a token",
+        expected="its token, in ~/.ray/auth_token, or in the file or the words of $RAY_AUTH_TOKEN_PATH, $RAY_AUTH_TOKEN",
+        remedy="Copy it from the cluster's head.",
+    )
 
 
 def _asks_for_a_token(address: str) -> bool:

@@ -179,7 +179,14 @@ def models_of(config: Config, base: Config) -> list[Config]:
 def study_name(name: str, base: Config, dataset: Dataset) -> str:
     """The search on this dataset with what all its arms share: another seed does not make it another search."""
     shared = identities(dataset.fingerprint)(base.model_copy(update={"training": _seedless(base)}))
-    return re.sub(r"[^\w.+-]+", "_", f"{name}-{dataset.name}-{shared[:8]}")  # it names folders, and stands in queries
+    return f"{experiment_name(name, dataset.name)}-{shared[:8]}"
+
+
+def experiment_name(name: str, dataset: str) -> str:
+    """What a search on the dataset of that name is called in MLflow, as its best model is. It stands in queries, in commands
+    (`NAME@best`), and in names of folders.
+    """
+    return re.sub(r"[^\w.+-]+", "_", f"{name}-{dataset}")
 
 
 def identities(dataset: str) -> Callable[[Config], str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from optuna.trial import TrialState
 from simulated import memory
 
@@ -124,6 +126,22 @@ def test_the_plan_counts_what_is_left(maker, tmp_path):
     assert len(planned(maker, study)) == 8 - done + 4
     said = expected(planned(maker, None), None, tmp_path, gpus=2)
     assert "13 trainings, 38 epochs" in said and "GPU-hours" in said and "timed here" in said  # stage 1 has 2 epochs
+
+
+@pytest.mark.parametrize("batch", [4, 16, 32])
+def test_an_epoch_takes_what_its_images_take_however_few_batches_they_are(maker, tmp_path, monkeypatch, batch):
+    now = 0.0
+
+    def step(run, batch):
+        nonlocal now
+        now += 3.0 * len(batch.targets)  # of 20 images 16 make the last batch another than the first
+        return torch.zeros(1)
+
+    monkeypatch.setattr("ram_tune.training.loop.optimise", step)
+    monkeypatch.setattr("ram_tune.search.estimate.time", SimpleNamespace(perf_counter=lambda: now))
+    (*_, job) = maker.jobs(Need("#0", {"model.regions": 1}, 0))
+    config = job.config.model_copy(update={"training": job.config.training.model_copy(update={"batch_size": batch})})
+    assert "a run 60 s an epoch (timed here" in expected([replace(job, config=config)], None, tmp_path, gpus=0)
 
 
 def test_recorded_runs_tell_the_pace(maker, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,22 @@ from ram_tune.search.machines import _show_the_token
 _show_the_token(sys.argv[1])
 print(os.environ.get("RAY_AUTH_MODE"))
 """
+ENTER = """
+import sys
+from ram_tune.search.machines import ray_cluster
+
+with ray_cluster(sys.argv[1]):
+    pass
+"""
+
+
+def test_told_to_show_a_token_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # Ray looks for the token before it says a word
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run([sys.executable, "-c", ENTER, address], capture_output=True, text=True)
+    assert "BadInput" in done.stderr and "found a Ray cluster that asks for a token" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ram_tune.data.roles import Dataset, load
 from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.search import space as spaces
-from ram_tune.search.plan import base_config, plan, study_name
+from ram_tune.search.plan import base_config, experiment_name, plan, study_name
 
 
 @pytest.fixture
@@ -149,3 +149,4 @@ def test_a_study_is_named_by_what_its_arms_share_but_for_the_seed(pictures, tiny
     assert name() == name("training.seed=5") == name("execution.threads=1")
     assert name() != name("training.epochs=4")
     assert name().startswith("c-pictures-")
+    assert experiment_name("c", "My Photos' best") == "c-My_Photos_best"  # a word of a command, and of MLflow's queries

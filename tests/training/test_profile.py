@@ -7,7 +7,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from ram_tune.errors import BadInput
 from ram_tune.presets import configure, parse_set
 from ram_tune.train import main
 from ram_tune.training import profile
@@ -70,6 +72,19 @@ def test_a_trace_is_left_and_the_summary_names_it(pictures, tiny, tmp_path, caps
     events = json.loads(gzip.decompress((tmp_path / profile.TRACE).read_bytes()))["traceEvents"]
     assert any("conv" in event.get("name", "") for event in events)
     assert not (tmp_path / "config.yaml").exists()  # the folder can still be a run's
+
+
+def test_what_does_not_fit_and_what_does_not_go_with_it_are_one_line(pictures, tiny, tmp_path, capsys, monkeypatch):
+    def full(run, folder):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(profile, "profiled", full)
+    command = ["--data", str(pictures), "--cache-dir", str(tmp_path), "--out", str(tmp_path), "--profile"]
+    assert main([*command, "--set", *tiny]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory with training.batch_size=") and said.count("\n") == 1
+    with pytest.raises(BadInput, match="--stage1: found both this and --profile"):
+        main([*command, "--stage1", "best.pt"])
 
 
 def test_the_hooks_are_gone_afterwards(pictures, tiny, tmp_path):
