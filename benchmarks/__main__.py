@@ -99,7 +99,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
 """Name → what is measured, and the package without which it is left out."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(GROUPS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="leave table.md and table.json there")
@@ -110,7 +110,8 @@ def main() -> None:
     if options.rows:
         (name,) = options.names
         print(as_json(GROUPS[name][0](), {}))
-        return
+        return 0
+    failed: list[str] = []
     rows: list[Row] = []
     for name in options.names or GROUPS:
         needed = GROUPS[name][1]
@@ -121,7 +122,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks", name, "--rows"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            print(f"{name}: failed", file=sys.stderr)
+            failed.append(name)
             continue
         found = from_json(done.stdout[done.stdout.index("{") :])
         print(markdown(found), file=sys.stderr)
@@ -131,6 +132,9 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "table.md").write_text(markdown(rows))
         (options.out / "table.json").write_text(as_json(rows, machine()))
+    if failed:
+        print(f"not in the table, for they failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def machine() -> dict[str, str]:
@@ -142,4 +146,4 @@ def machine() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -47,10 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.name:
         _console(None).print(_list(listed(storage)))
         return 0
-    *older, name = find(storage, options.name)
-    if older:
-        print(f"the newest of {len(older) + 1} searches that begin with {options.name}: {name}", file=sys.stderr)
-    others = list(dict.fromkeys(find(storage, other, "--compare")[-1] for other in options.compare))
+
+    def newest(begins: str, option: str = "NAME") -> str:
+        *older, found = find(storage, begins, option)
+        if older:
+            print(f"the newest of {len(older) + 1} searches that begin with {begins}: {found}", file=sys.stderr)
+        return found
+
+    name = newest(options.name)
+    others = list(dict.fromkeys(newest(other, "--compare") for other in options.compare))
     if name in others:
         raise BadInput("--compare", found=name, expected="another search than NAME")
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -90,8 +91,7 @@ def without_images(dataset: Dataset) -> list[str]:
     """A sentence for each role in which some labels have no image that shows them."""
     sentences = []
     for role, images in dataset.roles.items():
-        shown = images.targets.any(axis=0)
-        names = [name for name, is_shown in zip(dataset.categories, shown, strict=True) if not is_shown]
+        names = [dataset.categories[label] for label in np.flatnonzero(images.targets.sum(axis=0) == 0)]
         if names:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             meaning = "they cannot be learned" if role == "train" else f"the mAP on {role} is without them"

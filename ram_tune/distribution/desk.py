@@ -49,7 +49,7 @@ class Books(Protocol):
         ...
 
     def beat(self) -> str:
-        """Say that the search lives → empty, or why it must stop."""
+        """Look whether the search is still this driver's, and what it has spent → empty, or why it must stop."""
         ...
 
     def problem(self) -> str:

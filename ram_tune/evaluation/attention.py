@@ -22,7 +22,7 @@ def region_statistics(regions: np.ndarray, anchors: np.ndarray | None) -> dict[s
 
     `mirrored_share`: regions with sx or sy below 0 (what P cures); `region_area`: 4·|sx·sy| over the crop's area of 4, so
     that the whole crop is 1 (S); `anchor_distance`: of regions 2…K to their anchors, and `outside_share`: regions that
-    have no part of the crop (A keeps them there); `region_spread`: standard deviation over images of a region's centre,
+    have no part of the crop (A brings them back); `region_spread`: standard deviation over images of a region's centre,
     the root of the mean over both axes and all regions; `redundancy`: IoU of two regions of one image, mean over all
     pairs (A: regions that collapse onto one another have 1; but so does it fall where they leave the image).
     """

@@ -22,6 +22,9 @@ from ram_tune.errors import BadInput
 from ram_tune.models.network import Network
 from ram_tune.models.regions import of_crops
 
+AT_ONCE = 64
+"""Crops that the head sees at once. It reads its weights, which are large, for all of them together; its memory is bounded."""
+
 Crop = tuple[int, int, int, int]
 """left, top, side in pixels of the upright N×N image; 1 if mirrored after cropping (a row of `Batch.crops`)."""
 
@@ -78,21 +81,26 @@ def represent(network: Network, inputs: Tensor, plan: Plan, boxes: Tensor | None
 
     `inputs`: whole images (B, N, N, 3) uint8, or their maps (B, 1 or 2, C, H, W) as they lie in the cache: the upright
     image's and, needed for ten views with `mirror` exact, the mirrored image's. Ten views of pixels take one convolution
-    pass on the images and one on their mirrors (`mirror` feature: none), and one pass of the head over all ten. `boxes`
-    (B, K, 4) on the whole images, as in `Source`, are seen by every view.
+    pass on the images and one on their mirrors (`mirror` feature: none), and few of the head. `boxes` (B, K, 4) on the whole
+    images, as in `Source`, are seen by every view.
     """
     crops, maps = zip(*_maps(network, inputs, plan), strict=True)
-    V, B = len(crops), len(inputs)
-    own = torch.tensor(crops, device=inputs.device)
-    # All views at once: the head's weights, which are large, are read once.
-    seen = own.repeat_interleave(B, dim=0)
-    boxes = None if boxes is None else boxes.repeat(V, 1, 1)
-    prediction = network(torch.cat(maps).float(), of_crops(boxes, seen, plan.image_size))
-    regions = prediction.regions
+    B, own = len(inputs), torch.tensor(crops, device=inputs.device)
+    views = max(AT_ONCE // B, 1)
+    features, scores, regions = [], [], []
+    for first in range(0, len(maps), views):
+        some = own[first : first + views]
+        given = None if boxes is None else boxes.repeat(len(some), 1, 1)
+        seen = of_crops(given, some.repeat_interleave(B, dim=0), plan.image_size)
+        prediction = network(torch.cat(maps[first : first + views]).float(), seen)
+        features.append(prediction.features.float().amax(dim=1).unflatten(0, (-1, B)))
+        scores.append(prediction.scores.float().unflatten(0, (-1, B)))
+        if prediction.regions is not None:
+            regions.append(prediction.regions.float().unflatten(0, (-1, B)))
     return Views(
-        prediction.features.float().amax(dim=1).unflatten(0, (V, B)).mean(dim=0),
-        prediction.scores.float().unflatten(0, (V, B)).mean(dim=0),
-        regions.unflatten(0, (V, B)).transpose(0, 1).float() if regions is not None else None,
+        torch.cat(features).mean(dim=0),
+        torch.cat(scores).mean(dim=0),
+        torch.cat(regions).transpose(0, 1) if regions else None,
         own,
     )
 

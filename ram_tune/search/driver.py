@@ -98,7 +98,7 @@ def carry_out(
     their turn (interrupted, a budget spent); empty where they had.
 
     Of a sampled search there is no plan: `maker` makes its jobs as they are wanted. The caller holds the study's lease with
-    `held`; the desk keeps it alive. Raises BadInput for a job that can never be placed.
+    `held`, and keeps it alive. Raises BadInput for a job that can never be placed.
     """
     import ray
 

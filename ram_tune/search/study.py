@@ -69,8 +69,8 @@ class Study:
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """Fingerprint → what is known of that run: its setting, state, epochs, …"""
-        attrs = self._all()
-        return {key.removeprefix("run:"): run for key, run in attrs.items() if key.startswith("run:")}
+        attrs = list(self._all().items())  # the desk's other thread may note something meanwhile
+        return {key.removeprefix("run:"): run for key, run in attrs if key.startswith("run:")}
 
     def started(self, job: Job, gpus: float = 0.0) -> None:
         """A job runs, for the first time or again, on so many GPUs."""

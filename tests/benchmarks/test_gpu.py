@@ -24,4 +24,5 @@ def test_it_runs_on_a_cpu_where_only_pytorch_is_installed():
     found = {what: value for what, value, _ in json.loads(done.stdout)["lines"]}
     assert all(value > 0 for value in found.values())
     assert {"ten views, N = 128, mirror exact", "training, 64², batch 2"} <= found.keys()
+    assert any("with execution.compile" in what for what in found)
     assert 0 < found["training, 64², batch 2: of what the device reaches"] < 150

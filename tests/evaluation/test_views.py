@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ram_tune.config import Config, Data
 from ram_tune.data.batches import Source, evaluation_batches
 from ram_tune.errors import BadInput
+from ram_tune.evaluation import views
 from ram_tune.evaluation.views import Plan, Views, offsets, represent
 from ram_tune.models.backbone import Backbone
 from ram_tune.models.network import Network, build
@@ -142,6 +143,16 @@ def test_the_single_crop_is_the_one_of_evaluation(name):
         assert found.regions is None and found.representations.shape == (3, 16)
 
 
+@pytest.mark.parametrize(("bound", "seen"), [(1, [3] * 10), (10, [9, 9, 9, 3]), (64, [30])])
+def test_the_head_sees_a_bounded_number_of_crops_at_once(bound, seen, monkeypatch):
+    model, crops = network(), []
+    expected = represent(model, pictures(), TEN)
+    model.head.register_forward_hook(lambda module, inputs, output: crops.append(len(inputs[0])))
+    monkeypatch.setattr(views, "AT_ONCE", bound)
+    torch.testing.assert_close(represent(model, pictures(), TEN), expected)
+    assert crops == seen
+
+
 @pytest.mark.parametrize("mirror", ["exact", "feature"])
 @pytest.mark.parametrize("name", ["rma", "whole_image"])
 def test_ten_views_are_the_mean_over_crops_of_the_map(name, mirror):
@@ -165,12 +176,12 @@ def test_ten_views_are_the_mean_over_crops_of_the_map(name, mirror):
         torch.testing.assert_close(found.regions, torch.stack([p.regions for p in expected], dim=1))
 
 
-@pytest.mark.parametrize("views", [ONE, TEN])
-def test_every_view_sees_the_boxes_of_its_image(views):
+@pytest.mark.parametrize("taken", [ONE, TEN])
+def test_every_view_sees_the_boxes_of_its_image(taken):
     """A given region covers the same pixels of the image, whichever crop it is seen on."""
     model = network("random")
     boxes = torch.tensor([[0.3, 0.4, 0.5, 0.7], [0.0, 0.0, 1.0, 1.0], [0.6, 0.3, 0.65, 0.9]]).expand(3, 3, 4)
-    found = represent(model, pictures(), views, boxes)
+    found = represent(model, pictures(), taken, boxes)
     for v, crop in enumerate(found.crops):
         seen = to_pixels(found.regions[:, v], crop.expand(3, 4), 128, torch.ones(3, 2))
         torch.testing.assert_close(seen, boxes)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ram_tune.search.findings import comparable_study
-from ram_tune.search.objectives import DIRECTIONS
 from ram_tune.search.parameters import distributions, short
 from ram_tune.search.reports.kept import Kept
 from ram_tune.search.settings import tried
@@ -68,7 +67,7 @@ def _plots(kept: Kept) -> Iterator[Plot]:
     for some in (varied[start : start + SLICES] for start in range(0, len(varied), SLICES)):
         shown = ", ".join(short(name, space.parameters) for name in some)
         wanted.append((f"By {shown}", lambda some=some: draw.plot_slice(study, params=some, **named)))
-    if single and DIRECTIONS[space.objectives[0]]:
+    if single:
         wanted.append(("Every setting by epoch", lambda: draw.plot_intermediate_values(study)))
     for caption, drawn in wanted:
         with contextlib.suppress(ValueError, RuntimeError):  # too few settings, or all of one value
