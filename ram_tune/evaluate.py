@@ -152,7 +152,7 @@ def attention_table(test: Mapping[str, float]) -> Table | None:
         )
         caption += (
             f"\nregion centres that lie on an object: {own:.1f} %, another image's {other:.1f} %; "
-            f"own − another's {margin[0]:+.1f}, 95 % interval {margin[1]:+.1f} to {margin[2]:+.1f}"
+            f"own − another's {margin[0]:+z.1f}, 95 % interval {margin[1]:+z.1f} to {margin[2]:+z.1f}"
         )
     table = Table(title="Objects whose centre lies in a region, in percent", caption=caption)
     for column in ("objects", "number", "own regions", "anchors", "centre", "random", "another image's"):

@@ -221,7 +221,7 @@ class Execution(Section):
     evaluation_batch_size: int = Field(default=32, ge=1)
     """Images per forward pass when nothing is learned. Default 32."""
     pictures: int = Field(default=8, ge=0, le=64)
-    """Selection images on which the regions are drawn, for about ten epochs of a run. Default 8."""
+    """Selection images on which the regions are drawn, for up to a dozen epochs of a run. Default 8."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0: as many as the process may use. Default 0."""
     deterministic: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,9 @@ from rich.text import Text
 
 from ram_tune.errors import error_line
 from ram_tune.search.jobs import Job
+
+LOG = logging.getLogger("ram_tune.search")
+"""Where a search keeps what it says, and when: see driver.LOG."""
 
 
 @dataclass
@@ -97,44 +101,46 @@ class Display:
     def handle(self, event: Mapping[str, Any]) -> None:
         """Note an event: `type`, `run` (a fingerprint), and what belongs to the type. Unknown ones are ignored."""
         with self.lock:
-            line = self._note(event)
-        if line:  # printed without the lock: printing waits for the live part, and drawing that one waits for the lock
+            line, shown = self._note(event)
+        if line:
+            LOG.info(line)
+        if (
+            line and shown
+        ):  # without the lock: printing waits for the live part, and drawing that one waits for the lock
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _note(self, event: Mapping[str, Any]) -> str:
-        """→ the line to print, or nothing."""
+    def _note(self, event: Mapping[str, Any]) -> tuple[str, bool]:
+        """→ the line to say of it, or nothing, and whether it is one for the terminal."""
         kind, run = event["type"], event.get("run", "")
         if kind in ("notice", "stalled"):
-            return event["text"]
+            return event["text"], True
         if kind == "cluster":
             self.cluster = event["text"]
-            return ""
+            return "", False
         if run not in self.jobs or run in self.ended:
-            return ""
+            return "", False
         name, now = f"{self.jobs[run].name:<{self.width}}", self.clock()
         if kind in self.counts:
             self.counts[kind] += 1
             self.ended.add(run)
             ended = self.running.pop(run, None)
             if kind == "failed":
-                return f"{name}  FAILED  {error_line(event['error'])}"
+                return f"{name}  FAILED  {error_line(event['error'])}", True
             if ended and kind == "finished":
                 self.seconds.append(now - ended.since)
-            if self.quiet:
-                return ""
             if kind != "finished":
-                return f"{name}  {event.get('text') or kind}"
+                return f"{name}  {event.get('text') or kind}", not self.quiet
             line = f"{name}  finished  {_test(event['metrics'])}"
-            return line if self.live else f"{line}\n{self._summary(now)}"
+            return line if self.live else f"{line}\n{self._summary(now)}", not self.quiet
         if kind not in ("started", "state", "step", "epoch") or event.get("epoch") == 0:  # epoch 0: before training
-            return ""
+            return "", False
         new = run not in self.running
         found = self.running.setdefault(run, _Run(self.jobs[run], now, now))  # its start may not have been told
         line = self._progress(found, event, now) if kind != "started" else "started" if new else ""
-        return f"{name}  {line}" if line and not self.live and not self.quiet else ""
+        return f"{name}  {line}" if line else "", not self.live and not self.quiet
 
     def _progress(self, run: _Run, event: Mapping[str, Any], now: float) -> str:
-        """What happens within a running job → what to print of it, if anything."""
+        """What happens within a running job → what to say of it, if anything."""
         if event["type"] == "state":
             run.text = event["text"]
             if run.before is None:

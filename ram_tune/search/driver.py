@@ -111,7 +111,7 @@ def carry_out(
     todo = {job.fingerprint for job in to_do(jobs, known)}
     for run in todo & {run for run, outcome in known.items() if outcome.state == "finished"}:
         shutil.rmtree(places.folder / RUNS / run, ignore_errors=True)  # without its weights the rest only misleads
-    _ray_writes_to(places.folder / LOG)
+    _log_to(places.folder / LOG)
     with ray_cluster(manner.address) as machines:
         typical = _typical(maker) if maker else list(jobs)
         laid_out = layout(typical, machines.all, manner.concurrency)
@@ -230,13 +230,14 @@ def _say(console: Console, sentences: Iterable[str]) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _ray_writes_to(path: Path) -> None:
-    """The terminal is the search's; what libraries have to say is kept beside its results."""
+def _log_to(path: Path) -> None:
+    """The course of the search, and what libraries have to say, are kept beside its results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.captureWarnings(True)
     warnings.simplefilter("default")
-    for name in ("ray", "py.warnings", "optuna", "mlflow", "alembic"):
+    logging.getLogger("ram_tune").setLevel(logging.INFO)
+    for name in ("ram_tune", "ray", "py.warnings", "optuna", "mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

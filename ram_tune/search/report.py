@@ -181,7 +181,7 @@ def _margin(found: Sequence[Mapping[str, float]], share: str) -> str:
     if len(found) > 1:
         return spread(t_interval([100 * one[name] for one in found]))
     low, middle, high = (100 * found[0][f"{name}{end}"] for end in ("_low", "", "_high"))
-    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{middle:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
 
 
 def plan_table(jobs: Sequence[Job], todo: Container[str], base: Config) -> Table:

@@ -183,4 +183,4 @@ def _epochs(tried: Sequence[Tried], horizon: int) -> str:
 
 
 def _signed(metric: str, difference: float) -> str:
-    return f"{difference:+.1f}" if metric in PERCENT else f"{'' if difference < 0 else '+'}{_number(difference)}"
+    return f"{difference:+z.1f}" if metric in PERCENT else f"{'' if difference < 0 else '+'}{_number(difference)}"

@@ -255,7 +255,7 @@ PICTURED_EPOCHS = 10
 
 
 def write_pictures(run: Run, folder: Path) -> None:
-    """`pictures/003.jpg`: what the regions are on some selection images after epoch 3; about ten over a run."""
+    """`pictures/003.jpg`: what the regions are on some selection images after epoch 3; up to a dozen over a run."""
     epochs = run.config.training.epochs
     due = run.epoch in (1, epochs) or run.epoch % -(-epochs // PICTURED_EPOCHS) == 0
     if run.attends and run.config.execution.pictures and due:

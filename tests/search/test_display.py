@@ -90,8 +90,10 @@ def test_without_a_terminal_lines_are_printed_and_aligned():
     ]
 
 
-def test_quiet_only_what_goes_wrong_is_said():
+def test_quiet_only_what_goes_wrong_is_said_but_all_of_it_is_kept(caplog):
     for terminal in (False, True):
+        caplog.clear()
+        caplog.set_level("INFO", "ram_tune.search")
         search = Search(terminal, quiet=True)
         with search.display:
             search.tell("started", "s")
@@ -100,6 +102,9 @@ def test_quiet_only_what_goes_wrong_is_said():
             search.tell("stalled", "s", text="arm 1 has not moved for 10 min")
             search.tell("failed", error="ValueError: no")
         assert search.printed() == ["arm 1 has not moved for 10 min", "arm 1 · seed 0  FAILED  ValueError: no"]
+        kept = "\n".join(caplog.messages)
+        for words in ("stage 1", "started", "epoch   1/10", "finished  test mAP", *search.printed()):
+            assert words in kept
 
 
 def test_what_is_unknown_or_comes_too_late_is_ignored():

@@ -164,4 +164,7 @@ def test_an_evaluations_own_best_run_stays_and_of_others_every_scale_goes(left):
 
 
 def test_disk_use_is_what_the_files_take(left):
-    assert disk_use(left.folder) == "On disk: 7.07 kB, of it 7 kB in 7 files of weights (--keep-checkpoints); MLflow's copies apart."
+    assert (
+        disk_use(left.folder)
+        == "On disk: 7.07 kB, of it 7 kB in 7 files of weights (--keep-checkpoints); MLflow's copies apart."
+    )

@@ -189,7 +189,7 @@ def _latex_difference(row: Row) -> str:
     if found is None:
         return "--" if row.reference else ""
     half = f"\\pm{found.half:.1f}" if found.known and row.paired else ""
-    return f"${found.mean:+.1f}{half}$"
+    return f"${found.mean:+z.1f}{half}$"
 
 
 def tex(text: str) -> str:

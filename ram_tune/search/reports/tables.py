@@ -57,13 +57,13 @@ def verdicts(found: Comparison) -> list[str]:
     said = [f"highest {found.metric}: {top.name} with {spread(top.mean)}{other}"]
     tested = [row for row in arms if not math.isnan(row.holm)]
     if tested:
-        sure = [f"{row.name} ({row.paired.difference.mean:+.1f})" for row in tested if row.paired and row.holm < ALPHA]
+        sure = [f"{row.name} ({row.paired.difference.mean:+z.1f})" for row in tested if row.paired and row.holm < ALPHA]
         who = f"{', '.join(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "no arm differs"
         said.append(f"{who} from the reference by more than seeds make (paired t test, Holm, 5 %)")
     over = [row for row in arms if row.difference and row.difference.known]
     if over:
         sure = [
-            f"{row.name} ({row.difference.mean:+.1f})"
+            f"{row.name} ({row.difference.mean:+z.1f})"
             for row in over
             if row.difference and _beside_zero(row.difference)
         ]
@@ -152,7 +152,7 @@ def published_table(found: Comparison) -> Table | None:
         assert row.published
         how = f"{row.published.source}; {row.differs}" if row.differs else ""
         mark = marks.setdefault(how, "*" * (1 + len(marks))) if how else ""
-        gap = "–" if row.gap is None else f"{row.gap:+.1f}"
+        gap = "–" if row.gap is None else f"{row.gap:+z.1f}"
         over = f"[{row.images.low:.1f}, {row.images.high:.1f}]" if row.images else "–"
         table.add_row(Text(row.name), spread(row.mean), over, f"{row.known:.1f} {mark}".rstrip(), gap)
     notes = [f"{mark} {how}" for how, mark in marks.items()]
@@ -180,7 +180,7 @@ def gains_table(found: Comparison) -> Table | None:
         ranked = sorted((label for label in changes if not math.isnan(changes[label])), key=changes.__getitem__)
         gained = [label for label in ranked[::-1] if changes[label] > 0][:MOST_LABELS]
         lost = [label for label in ranked if changes[label] < 0][:MOST_LABELS]
-        cells = (", ".join(f"{label} {changes[label]:+.1f}" for label in some) for some in (gained, lost))
+        cells = (", ".join(f"{label} {changes[label]:+z.1f}" for label in some) for some in (gained, lost))
         table.add_row(Text(row.name), *map(Text, cells))
     return table
 
@@ -204,8 +204,8 @@ def labels_table(found: Comparison) -> Table | None:
 
 def bracketed(difference: Interval) -> str:
     """`+0.7 [-2.5, +4.0]`, or what there is of it."""
-    ends = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if difference.known else ""
-    return f"{difference.mean:+.1f}{ends}"
+    ends = f" [{difference.low:+z.1f}, {difference.high:+z.1f}]" if difference.known else ""
+    return f"{difference.mean:+z.1f}{ends}"
 
 
 def probability(p: float) -> str:
