@@ -142,7 +142,8 @@ def disk_use(folder: Path) -> str:
             total += size
             if file.suffix == ".pt":
                 weights, files = weights + size, files + 1
-    return f"On disk: {_size(total)}, of it {_size(weights)} in {plural(files, 'file')} of weights (--keep-checkpoints); MLflow's copies apart."
+    files_of_weights = f"{_size(weights)} in {plural(files, 'file')} of weights (--keep-checkpoints)"
+    return f"On disk: {_size(total)}, of it {files_of_weights}; MLflow's copies apart."
 
 
 def _delete(folder: str) -> None:
