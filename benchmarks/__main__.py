@@ -68,7 +68,7 @@ def _efficiency() -> Iterator[Row]:
     from benchmarks import runs
 
     for workers in ("0", "1"):
-        yield from runs.efficiency(epochs=12, workers=workers)
+        yield from runs.efficiency(epochs=5, workers=workers)
 
 
 def _sharing() -> Iterator[Row]:
