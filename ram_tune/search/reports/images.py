@@ -30,6 +30,9 @@ KEPT = ".resamples-1.npz"
 """Beside the scores, so that a report computes those of a run only once; the number rises where they change. Hidden: it is no
 result, and not copied to MLflow."""
 
+THREADS_PAY = 3000
+"""Images from which on most of the work is arithmetic, which holds no lock; with fewer, threads only wait for one another."""
+
 METRICS = tuple(metric for metric in reports.METRICS if metric != "mAP_11")
 """Those that are computed on resamples."""
 
@@ -39,7 +42,8 @@ def resampled(folders: Mapping[str, Path], configs: Mapping[str, Config]) -> dic
     folder) that kept their scores. Raises BadInput for damaged files.
     """
     there = {run: folder for run, folder in folders.items() if (folder / SCORES).is_file()}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the work holds no lock
+    images = next((len(known) for folder in there.values() if (known := ids(folder)) is not None), 0)
+    with ThreadPoolExecutor(os.cpu_count() if images >= THREADS_PAY else 1) as pool:
         found = pool.map(lambda run: _resampled(there[run], configs[run]), there)
         return dict(zip(there, found, strict=True))
 
