@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # who only reads results need not import torch
 CONFIG, METRICS, PER_LABEL, SCORES = "config.yaml", "metrics.json", "per_label.csv", "scores.npz"
 CALIBRATION, SINGLE = "calibration.json", "calibration_single.json"
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""What `yaml.safe_load` uses, where there is libyaml from C: a report reads hundreds of configurations."""
+"""What `yaml.safe_load` reads with, in C where there is libyaml: a report reads hundreds of configurations."""
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -53,7 +53,7 @@ def read_config(folder: Path) -> Config:
     """The configuration of the run in `folder`. Raises BadInput."""
     path = folder / CONFIG
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), SAFE_LOADER)
+        tree = SAFE_LOADER(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(path, found="no readable file", expected="the configuration of a run") from error
     return from_json(json.dumps(tree, default=str), str(path))
